@@ -1,0 +1,154 @@
+"""Which class each tile has, and which patient each slide: from the stores' annotations or from a CSV file."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from simtriplet.evaluate.label_file import LabelRow, read_label_file
+from simtriplet.wsi.errors import AnnotationError, EvaluationError
+from simtriplet.wsi.registry import nearest_name
+from simtriplet.wsi.store import TileStore
+from simtriplet.wsi.table import read_array
+
+__all__ = ["TileLabels", "read_labels", "tile_ids"]
+
+UNLABELLED = -1
+
+_logger = logging.getLogger(__name__)
+_Names = npt.NDArray[np.object_]
+
+
+@dataclass(frozen=True, slots=True)
+class TileLabels:
+    """Labels of the tiles of several stores.
+
+    Attributes:
+        classes: class names in code order; each has a tile.
+        codes: per store (n,) int64, -1 where there is no label.
+        patients: per store, the patient.
+        source: where the labels come from, for a reader.
+    """
+
+    classes: tuple[str, ...]
+    codes: tuple[npt.NDArray[np.int64], ...]
+    patients: tuple[str, ...]
+    source: str
+
+    def __post_init__(self) -> None:
+        if len(self.codes) != len(self.patients):
+            raise EvaluationError(
+                f"labels of {len(self.codes)} stores for {len(self.patients)} patients; give one per store"
+            )
+
+    def keep_classes(self, wanted: Sequence[str]) -> "TileLabels":
+        """Return the labels of these classes only; tiles of other classes become unlabelled.
+
+        Raises:
+            EvaluationError: if a class has no tile, or fewer than two are left.
+        """
+        for name in wanted:
+            if name not in self.classes:
+                hint = nearest_name(name, self.classes)
+                raise EvaluationError(f"class {name!r}: no tile has it{hint}; known are {', '.join(self.classes)}")
+        kept = tuple(name for name in self.classes if name in wanted)
+        if len(kept) < 2:
+            raise EvaluationError(f"classes {', '.join(kept)}: fewer than two cannot be told apart; name more")
+        table = np.array([*(kept.index(name) if name in kept else UNLABELLED for name in self.classes), UNLABELLED])
+        return TileLabels(kept, tuple(table[codes] for codes in self.codes), self.patients, self.source)
+
+
+def tile_ids(store: TileStore) -> npt.NDArray[np.object_]:
+    """Return the (n,) tile ids of a store, its obs names."""
+    return read_array(cast(zarr.Group, store.table["obs"]), "tile_id").astype(object)
+
+
+def read_labels(
+    stores: Sequence[TileStore],
+    *,
+    file: Path | None = None,
+    label_column: str = "label",
+    patient_column: str | None = None,
+) -> TileLabels:
+    """Find the label of every tile and the patient of every slide.
+
+    Args:
+        stores: the slides.
+        file: a CSV of labels by slide or by tile (see read_label_file); without it the stores' own column is read.
+        label_column: the column of the file or of the stores.
+        patient_column: the file's column of patients; without one the patients are those the stores know.
+
+    Raises:
+        AnnotationError: if the file is not valid or does not fit the stores.
+        EvaluationError: if fewer than two classes are found.
+    """
+    patients = {store.slide_id: store.patient_id for store in stores}
+    if file is None:
+        names = [_own_names(store, label_column) for store in stores]
+        source = f"annotations (column {label_column!r} of the stores)"
+    else:
+        rows = read_label_file(file, label_column=label_column, patient_column=patient_column)
+        names = _names_from_rows(stores, rows, file)
+        patients |= {row.slide_id: row.patient_id for row in rows if row.patient_id}
+        source = f"{file.name}, column {label_column!r}"
+    return _encode(names, tuple(patients[store.slide_id] for store in stores), source)
+
+
+def _own_names(store: TileStore, column: str) -> _Names:
+    labels = store.labels(column)
+    if labels is None:
+        _logger.warning("slide %r has no labels (column %r); its tiles are left out", store.slide_id, column)
+        return np.full(len(store), None, dtype=object)
+    return labels.names()
+
+
+def _encode(names: Sequence[_Names], patients: tuple[str, ...], source: str) -> TileLabels:
+    classes = tuple(sorted({str(name) for part in names for name in part if name is not None}))
+    if len(classes) < 2:
+        found = f"one class only ({classes[0]!r})" if classes else "no label"
+        raise EvaluationError(
+            f"labels from {source}: {found}; tile with --annotations or pass --labels with two or more classes"
+        )
+    code_of: Mapping[str | None, int] = {name: code for code, name in enumerate(classes)}
+    codes = tuple(np.array([code_of.get(name, UNLABELLED) for name in part], dtype=np.int64) for part in names)
+    return TileLabels(classes, codes, patients, source)
+
+
+def _names_from_rows(stores: Sequence[TileStore], rows: Iterable[LabelRow], file: Path) -> list[_Names]:
+    by_slide: dict[str, list[LabelRow]] = {store.slide_id: [] for store in stores}
+    for row in rows:
+        if row.slide_id not in by_slide:
+            hint = nearest_name(row.slide_id, by_slide)
+            raise AnnotationError(
+                f"label file '{file}', line {row.line}: slide {row.slide_id!r} has no store here{hint}; "
+                "pass its store or delete the row"
+            )
+        by_slide[row.slide_id].append(row)
+    for slide_id, found in by_slide.items():
+        if not found:
+            _logger.warning("slide %r is not in label file '%s'; its tiles are left out", slide_id, file.name)
+    return [_names_of_store(store, by_slide[store.slide_id], file) for store in stores]
+
+
+def _names_of_store(store: TileStore, rows: Sequence[LabelRow], file: Path) -> _Names:
+    names = np.full(len(store), None, dtype=object)
+    if not rows:
+        return names
+    if rows[0].tile is None:
+        names[:] = rows[0].label
+        return names
+    keys = tile_ids(store).tolist() if isinstance(rows[0].tile, str) else list(map(tuple, store.base_xy().tolist()))
+    place_of = {key: place for place, key in enumerate(keys)}
+    for row in rows:
+        if row.tile not in place_of:
+            raise AnnotationError(
+                f"label file '{file}', line {row.line}: slide {row.slide_id!r} has no tile {row.tile!r}; "
+                f"its tiles are named like {keys[0] if keys else 'nothing'!r}, correct the row"
+            )
+        names[place_of[row.tile]] = row.label
+    return names

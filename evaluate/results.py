@@ -1,0 +1,108 @@
+"""Write what an evaluation found: results.json, results.csv, predictions.csv and the confusion matrix.
+
+No absolute path and no time goes into them, so that equal evaluations give equal files.
+"""
+
+import csv
+import dataclasses
+import importlib.metadata
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simtriplet.evaluate.atomic_output import replace_file
+from simtriplet.evaluate.bootstrap import METRICS
+from simtriplet.evaluate.charts import draw_confusion
+from simtriplet.evaluate.evaluation import EvaluationResult, FoldResult
+
+__all__ = ["result_values", "write_results"]
+
+SCHEMA = "simtriplet.evaluation"
+VERSION = "1.0"
+
+
+def write_results(out: Path, result: EvaluationResult) -> None:
+    """Write the four files into the folder `out`, each whole or not at all.
+
+    Raises:
+        EvaluationError: if the folder cannot be written.
+    """
+    text = json.dumps(result_values(result), indent=2, ensure_ascii=False, allow_nan=False)
+    replace_file(out / "predictions.csv", _csv_text(_prediction_rows(result)))
+    replace_file(out / "results.csv", _csv_text(_metric_rows(result)))
+    replace_file(out / "confusion_matrix.png", draw_confusion(result.metrics.confusion, result.tiles.classes))
+    replace_file(out / "results.json", text + "\n")
+
+
+def result_values(result: EvaluationResult) -> dict[str, Any]:
+    """Return a result as plain JSON values."""
+    tiles = result.tiles
+    return {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "features": result.features,
+        "encoder": result.encoder,
+        "settings": dataclasses.asdict(result.settings),
+        "labels": result.label_source,
+        "classes": list(tiles.classes),
+        "n_tiles": len(tiles),
+        "n_slides": len(set(tiles.slides.tolist())),
+        "n_patients": len(set(tiles.patients.tolist())),
+        "leakage": result.leakage,
+        "metrics": {name: dataclasses.asdict(interval) for name, interval in result.intervals.items()},
+        "fold_spread": _fold_spread(result.folds),
+        "per_class": [dataclasses.asdict(one) for one in result.metrics.per_class],
+        "confusion": [list(row) for row in result.metrics.confusion],
+        "folds": [_fold_values(fold) for fold in result.folds],
+        "versions": {name: importlib.metadata.version(name) for name in ("simtriplet", "numpy", "scikit-learn")},
+    }
+
+
+def _fold_spread(folds: Sequence[FoldResult]) -> dict[str, dict[str, float]]:
+    """Mean and standard deviation over the folds, which much of the literature reports."""
+    spread = {}
+    for name in METRICS:
+        values = np.array([getattr(fold.metrics, name) for fold in folds])
+        spread[name] = {"mean": float(values.mean()), "std": float(values.std())}
+    return spread
+
+
+def _fold_values(fold: FoldResult) -> dict[str, Any]:
+    values = dataclasses.asdict(fold)
+    metrics = values.pop("metrics")
+    return {**values, "metrics": {name: metrics[name] for name in METRICS}, "confusion": metrics["confusion"]}
+
+
+def _metric_rows(result: EvaluationResult) -> Iterator[Sequence[object]]:
+    yield "scope", "name", "metric", "value", "low", "high", "n_tiles", "n_patients"
+    tested = result.predicted >= 0
+    counts = int(tested.sum()), len(set(result.tiles.patients[tested].tolist()))
+    for metric, interval in result.intervals.items():
+        yield "overall", "", metric, interval.value, interval.low, interval.high, *counts
+    for number, fold in enumerate(result.folds):
+        for metric in METRICS:
+            value = getattr(fold.metrics, metric)
+            yield "fold", number, metric, value, None, None, fold.n_test, len(fold.test_patients)
+    for one in result.metrics.per_class:
+        for metric in ("precision", "recall", "f1"):
+            yield "class", one.name, metric, getattr(one, metric), None, None, one.n_tiles, one.n_patients
+
+
+def _prediction_rows(result: EvaluationResult) -> Iterator[Sequence[object]]:
+    yield "slide_id", "tile_id", "x", "y", "label", "predicted", "probability"
+    tiles = result.tiles
+    for place in np.flatnonzero(result.predicted >= 0).tolist():
+        code = int(result.predicted[place])
+        probability = f"{result.probabilities[place, code]:.6f}"
+        where = tiles.slides[place], tiles.tile_ids[place], *tiles.base_xy[place].tolist()
+        yield *where, tiles.classes[int(tiles.codes[place])], tiles.classes[code], probability
+
+
+def _csv_text(rows: Iterable[Sequence[object]]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

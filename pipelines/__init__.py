@@ -1,0 +1,1 @@
+"""The command line, Dask and recipes; no numerics."""

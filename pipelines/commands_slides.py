@@ -1,0 +1,170 @@
+"""The commands on slides and stores: info, tile, index, check."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from simtriplet.pipelines.console import print_table, progress_bar, say
+from simtriplet.pipelines.manifest import collect_jobs
+from simtriplet.pipelines.options import AnyPath, existing_option, quiet, stores_argument
+from simtriplet.pipelines.slide_steps import IndexRequest, index_stores, tile_slides
+from simtriplet.wsi.check import check_store
+from simtriplet.wsi.errors import SimTripletError, StoreError
+from simtriplet.wsi.geometry import TilingSpec
+from simtriplet.wsi.slide import open_slide
+from simtriplet.wsi.store import find_stores, open_stores
+from simtriplet.wsi.tiling import LabelSpec, TileRequest
+from simtriplet.wsi.tissue import TissueSpec
+
+__all__ = ["check", "index", "info", "tile"]
+
+
+@click.command()
+@click.argument("slides", nargs=-1, required=True, type=AnyPath, metavar="SLIDE...")
+@click.option("--reader", default="auto", show_default=True, help="auto, tiff, openslide or tiffslide.")
+def info(slides: tuple[Path, ...], reader: str) -> None:
+    """Say what SLIDEs are: size in pixels, levels, micrometres per pixel, scanner, and what reads them."""
+    rows = []
+    failures: list[SimTripletError] = []
+    for path in slides:
+        try:
+            with open_slide(path, reader=reader) as slide:
+                about = slide.info
+                levels = " ".join(f"{downsample:.4g}" for downsample in about.level_downsamples)
+                mpp = "unknown (pass --slide-mpp)" if about.mpp_x is None else f"{about.mpp_x:.5g} x {about.mpp_y:.5g}"
+                power = "" if about.objective_power is None else f"{about.objective_power:g}x"
+                rows.append(
+                    [path.name, f"{about.width} x {about.height}", levels, mpp, power, about.vendor, slide.name]
+                )
+        except SimTripletError as error:
+            failures.append(error)
+    if rows:
+        columns = ("slide", "width x height (px)", "levels (downsample)", "um per px", "objective", "vendor", "reader")
+        print_table("slides", columns, rows)
+    for failure in failures[:-1]:
+        say(f"Error: {failure}")
+    if failures:
+        raise failures[-1]
+
+
+@click.command()
+@click.argument("slides", nargs=-1, required=True, type=AnyPath, metavar="SLIDE|FOLDER|MANIFEST.csv...")
+@click.option("--out", required=True, type=AnyPath, help="Folder for the stores, <slide_id>.tiles.zarr each.")
+@click.option("--mpp", default=0.5, show_default=True, help="Micrometres per tile pixel; 0.5 is about 20x.")
+@click.option("--level", type=int, default=None, help="Take this pyramid level unresampled, instead of --mpp.")
+@click.option("--size", default=224, show_default=True, help="Side of a tile, tile pixels.")
+@click.option("--stride", type=int, default=None, help="Distance between tiles, tile pixels.  [default: the size]")
+@click.option("--min-tissue", default=0.5, show_default=True, help="Least share of a tile covered by tissue, 0..1.")
+@click.option("--tissue", default="otsu", show_default=True, help="Tissue detector: otsu or all.")
+@click.option("--slide-mpp", type=float, default=None, help="Micrometres per level-0 pixel; wins over the file's own.")
+@click.option(
+    "--mpp-tolerance",
+    default=0.02,
+    show_default=True,
+    help="A level within this share of --mpp is taken unresampled; 0 always resamples.",
+)
+@click.option("--upsample", is_flag=True, help="Allow tiles finer than the slide.")
+@click.option(
+    "--edge",
+    type=click.Choice(["inside", "pad"]),
+    default="inside",
+    show_default=True,
+    help="Keep only whole tiles, or pad with white at the right and lower border.",
+)
+@click.option("--reader", default="auto", show_default=True, help="auto, tiff, openslide or tiffslide.")
+@click.option(
+    "--codec",
+    type=click.Choice(["none", "zstd", "jpeg"]),
+    default="none",
+    show_default=True,
+    help="none and zstd are lossless; jpeg takes about a ninth of the space.",
+)
+@click.option("--jpeg-quality", default=90, show_default=True, help="1..100, for --codec jpeg.")
+@click.option("--annotations", type=AnyPath, default=None, help="Folder of <slide_id>.geojson, or one GeoJSON file.")
+@click.option("--min-label-cover", default=0.5, show_default=True, help="Least share of a tile its class covers.")
+@click.option("--background", default=None, help="Class of annotated slides' tiles outside all regions.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Dask worker processes here.")
+@click.option("--scheduler", default=None, metavar="ADDRESS", help="Use a running Dask scheduler, tcp://host:8786.")
+@existing_option("error")
+def tile(slides: tuple[Path, ...], out: Path, **options: Any) -> None:
+    """Cut the tissue of SLIDEs into tiles: one Zarr store a slide, with coordinates, labels and a thumbnail."""
+    request = TileRequest(
+        tiling=TilingSpec(
+            mpp=options["mpp"],
+            level=options["level"],
+            size_px=options["size"],
+            stride_px=options["stride"],
+            edge=options["edge"],
+            mpp_tolerance=options["mpp_tolerance"],
+            upsample=options["upsample"],
+            min_tissue=options["min_tissue"],
+        ),
+        tissue=replace(TissueSpec(), detector=options["tissue"]),
+        labels=LabelSpec(options["min_label_cover"], options["background"]),
+        codec=options["codec"],
+        jpeg_quality=options["jpeg_quality"],
+        reader=options["reader"],
+    )
+    jobs = collect_jobs(slides, annotations=options["annotations"], slide_mpp=options["slide_mpp"])
+    outcomes = tile_slides(
+        jobs,
+        out,
+        request,
+        existing=options["existing"],
+        workers=options["workers"],
+        scheduler=options["scheduler"],
+        quiet=quiet(),
+    )
+    failed = [outcome for outcome in outcomes if outcome.summary is None]
+    if failed and len(outcomes) == 1:
+        raise StoreError(failed[0].reason)
+    if failed:
+        raise StoreError(
+            f"{len(failed)} of {len(outcomes)} slides failed; see '{out / 'tile-summary.csv'}' for the reasons"
+        )
+    say(f"stores are in {out}; next: simtriplet index {out}")
+
+
+@click.command()
+@stores_argument
+@click.option(
+    "--rule",
+    type=click.Choice(["grid", "radius", "ring", "knn"]),
+    default="grid",
+    show_default=True,
+    help="Who is near.",
+)
+@click.option("--connectivity", type=click.Choice(["4", "8"]), default="8", show_default=True, help="For grid.")
+@click.option("--allow-overlap", is_flag=True, help="For grid: let neighbours share pixels where tiles overlap.")
+@click.option("--radius-um", type=float, default=None, help="For radius and ring: outer distance, micrometres.")
+@click.option("--inner-um", type=float, default=None, help="For ring: inner distance, micrometres.")
+@click.option("--k", default=8, show_default=True, help="For knn: nearest tiles.")
+@click.option("--same-tissue/--any-tissue", default=True, show_default=True, help="Only within one tissue region.")
+@click.option("--min-tissue", type=float, default=None, help="Least share of tissue on both tiles, 0..1.")
+@click.option("--name", default="spatial", show_default=True, help="Name of the index in the store.")
+def index(stores: tuple[Path, ...], connectivity: str, **options: Any) -> None:
+    """Pair adjacent tiles of STOREs as inter-sample positives; an older index of the same name is replaced."""
+    request = IndexRequest(connectivity=int(connectivity), **options)
+    index_stores(open_stores(stores), request, quiet=quiet())
+
+
+@click.command()
+@stores_argument
+def check(stores: tuple[Path, ...]) -> None:
+    """Verify STOREs: every tile and array against its checksum, neighbour indices against the tiles."""
+    n_damaged = 0
+    paths = find_stores(stores)
+    for path in paths:
+        with progress_bar(f"check {path.name}", "tiles", quiet=quiet()) as tick:
+            problems = check_store(path, progress=tick)
+        for problem in problems:
+            click.echo(f"{path.name}: {problem}")
+        if not problems:
+            click.echo(f"{path.name}: ok")
+        n_damaged += bool(problems)
+    if n_damaged:
+        raise StoreError(
+            f"{n_damaged} of {len(paths)} stores are damaged; tile those slides again with --existing replace"
+        )

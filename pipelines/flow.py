@@ -1,0 +1,173 @@
+"""The whole job: tile, index, pretrain, embed, evaluate, report; each step skips what an earlier run finished."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from simtriplet.evaluate.evaluation import EvaluationResult, evaluate_features
+from simtriplet.evaluate.report import write_report
+from simtriplet.evaluate.unlabelled import UnlabelledResult, describe_features
+from simtriplet.evaluate.unlabelled_report import write_unlabelled_report
+from simtriplet.pipelines.console import print_table, say
+from simtriplet.pipelines.manifest import collect_jobs
+from simtriplet.pipelines.model_steps import embed_stores, pretrain_encoder, print_result
+from simtriplet.pipelines.recipe import Recipe, relative_to_out
+from simtriplet.pipelines.slide_steps import index_stores, make_folder, tile_slides, write_settings
+from simtriplet.pretrain.encoder import load_encoder
+from simtriplet.pretrain.settings import PretrainSettings, load_settings
+from simtriplet.wsi.errors import StoreError, TrainingError
+from simtriplet.wsi.store import STORE_SUFFIX, TileStore, open_stores
+
+__all__ = ["FlowResult", "run_recipe"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FlowResult:
+    """Where the results of a recipe lie.
+
+    Attributes:
+        stores: folder of tile stores.
+        run: folder of the pretraining run.
+        report: the page.
+        result: the evaluation; None where the slides have no labels.
+        n_failed: slides that could not be tiled.
+    """
+
+    stores: Path
+    run: Path
+    report: Path
+    result: EvaluationResult | None
+    n_failed: int
+
+
+def run_recipe(recipe: Recipe, *, title: str = "SimTriplet", quiet: bool = False) -> FlowResult:
+    """Carry out a recipe.
+
+    Args:
+        recipe: what to do.
+        title: heading of the report.
+        quiet: show no progress.
+
+    Raises:
+        SimTripletError: if a step fails; what earlier steps finished is kept and used by the next run.
+    """
+    settings = load_settings(preset=recipe.pretrain.preset, values=recipe.pretrain.changes())
+    make_folder(recipe.out)
+    write_settings(recipe.out / "recipe.toml", relative_to_out(recipe))
+    stores, n_failed = _tile(recipe, quiet)
+    say("[2/5] index")
+    index_stores(stores, recipe.index, quiet=quiet, skip_same=True)
+    run = recipe.out / "pretrain"
+    _pretrain(recipe, stores, settings, run, quiet)
+    say("[4/5] embed")
+    names = _embed(recipe, stores, settings, run, quiet)
+    say("[5/5] evaluate")
+    report, result = _evaluate(recipe, stores, names, run, title)
+    return FlowResult(recipe.out / "stores", run, report, result, n_failed)
+
+
+def _tile(recipe: Recipe, quiet: bool) -> tuple[list[TileStore], int]:
+    say("[1/5] tile")
+    jobs = collect_jobs(recipe.slides.inputs, annotations=recipe.slides.annotations, slide_mpp=recipe.slides.slide_mpp)
+    folder = recipe.out / "stores"
+    outcomes = tile_slides(
+        jobs,
+        folder,
+        recipe.tile_request(),
+        existing="skip",
+        workers=recipe.slides.workers,
+        scheduler=recipe.slides.scheduler,
+        quiet=quiet,
+    )
+    done = [folder / f"{outcome.slide_id}{STORE_SUFFIX}" for outcome in outcomes if outcome.summary is not None]
+    if not done:
+        failed = outcomes[0].reason if len(outcomes) == 1 else f"none of {len(outcomes)} slides could be tiled"
+        raise StoreError(failed)
+    return open_stores(sorted(done)), len(outcomes) - len(done)
+
+
+def _pretrain(recipe: Recipe, stores: Sequence[TileStore], settings: PretrainSettings, run: Path, quiet: bool) -> None:
+    say(f"[3/5] pretrain ({settings.objective.name}, {settings.model.backbone}, preset {recipe.pretrain.preset})")
+    result = pretrain_encoder(
+        stores,
+        settings,
+        run,
+        resume=run.exists(),
+        exclude_patients=recipe.pretrain.exclude_patients,
+        quiet=quiet,
+    )
+    if not result.finished:
+        raise TrainingError(f"run '{run}': stopped after run.max_minutes; run the same command again to go on")
+
+
+def _embed(
+    recipe: Recipe, stores: Sequence[TileStore], settings: PretrainSettings, run: Path, quiet: bool
+) -> list[str]:
+    """Embed with the trained encoder and, as a baseline, with the same network untrained; return the features' names."""
+    encoders = {recipe.embed.name: load_encoder(run)}
+    if recipe.embed.baseline:
+        encoders["random"] = load_encoder(f"random:{settings.model.backbone}:{settings.data.image_size_px}")
+    for name, encoder in encoders.items():
+        embed_stores(
+            stores,
+            encoder,
+            name=name,
+            batch_size=recipe.embed.batch_size,
+            device=recipe.embed.device,
+            precision=recipe.embed.precision,
+            existing="skip",
+            quiet=quiet,
+        )
+    return list(encoders)
+
+
+def _evaluate(
+    recipe: Recipe, stores: Sequence[TileStore], names: Sequence[str], run: Path, title: str
+) -> tuple[Path, EvaluationResult | None]:
+    out = recipe.out / "evaluation"
+    has_labels = recipe.evaluate.labels is not None or any(
+        store.labels(recipe.evaluate.label_column) is not None for store in stores
+    )
+    if not has_labels:
+        say("the slides have no labels: features are described without them")
+        described = [describe_features(stores, name, out=out if name == names[0] else None) for name in names]
+        _print_described(described)
+        baseline = described[1] if len(described) > 1 else None
+        page = write_unlabelled_report(out, result=described[0], baseline=baseline, stores=stores, run=run, title=title)
+        return page, None
+    results = [_measure(recipe, stores, name, out if name == names[0] else None) for name in names]
+    other = results[1] if len(results) > 1 else None
+    print_result(results[0], other)
+    page = write_report(out, result=results[0], baseline=other, stores=stores, run=run, title=title)
+    return page, results[0]
+
+
+def _measure(recipe: Recipe, stores: Sequence[TileStore], name: str, out: Path | None) -> EvaluationResult:
+    section = recipe.evaluate
+    return evaluate_features(
+        stores,
+        name,
+        labels=section.labels,
+        label_column=section.label_column,
+        patient_column=section.patient_column,
+        protocol=section.protocol,
+        folds=section.folds,
+        seed=section.seed,
+        out=out,
+    )
+
+
+def _print_described(found: Sequence[UnlabelledResult]) -> None:
+    rows = [
+        [
+            one.features,
+            "no neighbours" if one.neighbour_auc is None else f"{one.neighbour_auc:.3f}",
+            f"{one.effective_rank:.1f}",
+            str(one.feature_dim),
+        ]
+        for one in found
+    ]
+    print_table("features", ("features", "neighbour likeness", "effective rank", "dimensions"), rows)

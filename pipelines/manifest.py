@@ -1,0 +1,130 @@
+"""Which slides a batch holds: files, folders and manifest CSVs become slide jobs, with annotations where there are any."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from simtriplet.wsi.annotation import read_geojson
+from simtriplet.wsi.errors import SettingsError, SlideOpenError
+from simtriplet.wsi.registry import nearest_name
+from simtriplet.wsi.tiling import SlideJob, slide_id_of
+
+__all__ = ["SLIDE_SUFFIXES", "collect_jobs", "read_manifest"]
+
+SLIDE_SUFFIXES = frozenset(
+    ".svs .tif .tiff .btf .ndpi .vms .vmu .scn .mrxs .svslide .bif .dcm .czi .qptiff".split()  # noqa: SIM905
+)
+COLUMNS = ("path", "slide_id", "patient_id", "slide_mpp")
+
+
+def collect_jobs(
+    inputs: Iterable[Path], *, annotations: Path | None = None, slide_mpp: float | None = None
+) -> list[SlideJob]:
+    """Turn what the user named into slide jobs.
+
+    Args:
+        inputs: slide files, folders (all slides right inside them) and manifest CSVs.
+        annotations: folder with `<slide_id>.geojson`, or one such file when there is one slide.
+        slide_mpp: micrometres per level-0 pixel for all slides whose manifest row gives none.
+
+    Raises:
+        SlideOpenError: if a path does not exist or a folder holds no slides.
+        SettingsError: if two slides have one id or a manifest is malformed.
+        AnnotationError: if an annotation file is malformed.
+    """
+    jobs: list[SlideJob] = []
+    for given in inputs:
+        if given.suffix.lower() == ".csv":
+            jobs.extend(read_manifest(given))
+        elif given.is_dir() and given.suffix.lower() not in SLIDE_SUFFIXES:
+            jobs.extend(_folder_jobs(given))
+        elif given.exists():
+            jobs.append(SlideJob(given, slide_id_of(given)))
+        else:
+            raise SlideOpenError(f"slide '{given}': does not exist; check the path")
+    _refuse_duplicates(jobs)
+    return [_complete(job, annotations, slide_mpp, single=len(jobs) == 1) for job in jobs]
+
+
+def _folder_jobs(folder: Path) -> list[SlideJob]:
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SLIDE_SUFFIXES and path.is_file())
+    if not files:
+        raise SlideOpenError(
+            f"folder '{folder}': holds no slides ({', '.join(sorted(SLIDE_SUFFIXES))}); check the path"
+        )
+    return [SlideJob(path, slide_id_of(path)) for path in files]
+
+
+def read_manifest(path: Path) -> list[SlideJob]:
+    """Read a manifest CSV with the columns path, and optionally slide_id, patient_id and slide_mpp.
+
+    Paths are relative to the manifest.
+
+    Raises:
+        SettingsError: if it cannot be read, lacks the column `path`, or a row is malformed.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows = list(reader)
+            columns = list(reader.fieldnames or ())
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SettingsError(f"manifest '{path}': cannot be read ({error}); save it as CSV in UTF-8") from error
+    if "path" not in columns:
+        hint = nearest_name("path", columns) or f"; it has {', '.join(columns) or 'no columns'}"
+        raise SettingsError(f"manifest '{path}': has no column 'path'{hint}")
+    if not rows:
+        raise SettingsError(f"manifest '{path}': has no rows; add one a slide")
+    return [_manifest_job(path, number, row) for number, row in enumerate(rows, start=2)]
+
+
+def _manifest_job(manifest: Path, line: int, row: dict[str, str | None]) -> SlideJob:
+    file, slide_id, patient_id, mpp = ((row.get(column) or "").strip() for column in COLUMNS)
+    if not file:
+        raise SettingsError(f"manifest '{manifest}' line {line}: has no path; fill it in")
+    slide = manifest.parent / file
+    try:
+        return SlideJob(
+            path=slide,
+            slide_id=slide_id or slide_id_of(slide),
+            patient_id=patient_id or None,
+            slide_mpp=float(mpp) if mpp else None,
+        )
+    except SettingsError as error:
+        raise SettingsError(f"manifest '{manifest}' line {line}: {error}") from error
+    except ValueError as error:
+        raise SettingsError(f"manifest '{manifest}' line {line}: slide_mpp {mpp!r} is no number; correct it") from error
+
+
+def _refuse_duplicates(jobs: Sequence[SlideJob]) -> None:
+    seen: dict[str, SlideJob] = {}
+    for job in jobs:
+        first = seen.setdefault(job.slide_id, job)
+        if first is not job:
+            raise SettingsError(
+                f"slide id {job.slide_id!r}: is that of both '{first.path}' and '{job.path}'; give them ids in a manifest"
+            )
+
+
+def _complete(job: SlideJob, annotations: Path | None, slide_mpp: float | None, *, single: bool) -> SlideJob:
+    file = _annotation_file(job, annotations, single=single)
+    return SlideJob(
+        path=job.path,
+        slide_id=job.slide_id,
+        patient_id=job.patient_id,
+        slide_mpp=job.slide_mpp if job.slide_mpp is not None else slide_mpp,
+        regions=tuple(read_geojson(file)) if file is not None else None,
+    )
+
+
+def _annotation_file(job: SlideJob, annotations: Path | None, *, single: bool) -> Path | None:
+    if annotations is None:
+        return None
+    if annotations.is_dir():
+        file = annotations / f"{job.slide_id}.geojson"
+        return file if file.exists() else None
+    if not annotations.exists():
+        raise SettingsError(f"annotations '{annotations}': do not exist; pass a folder of <slide_id>.geojson")
+    if not single:
+        raise SettingsError(f"annotations '{annotations}': is one file for several slides; pass a folder")
+    return annotations

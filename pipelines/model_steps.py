@@ -1,0 +1,105 @@
+"""The steps with a network, pretrain, embed and evaluate, as plain functions: commands and recipe runner call these."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from simtriplet.evaluate.embed import EmbedSummary, Existing, embed_store
+from simtriplet.evaluate.evaluation import EvaluationResult
+from simtriplet.pipelines.console import print_table, progress_bar, say
+from simtriplet.pretrain.encoder import Encoder
+from simtriplet.pretrain.settings import PrecisionName, PretrainSettings
+from simtriplet.pretrain.step_log import StepReport
+from simtriplet.pretrain.trainer import PretrainResult, pretrain
+from simtriplet.wsi.store import TileStore
+
+__all__ = ["embed_stores", "pretrain_encoder", "print_result"]
+
+
+def pretrain_encoder(
+    stores: Sequence[TileStore],
+    settings: PretrainSettings,
+    out: Path,
+    *,
+    resume: bool,
+    exclude_patients: Collection[str] = (),
+    quiet: bool = False,
+) -> PretrainResult:
+    """Train an encoder with progress shown, and say where it lies."""
+    with progress_bar("pretrain", "steps", quiet=quiet) as tick:
+
+        def progress(report: StepReport) -> None:
+            note = f"epoch {report.epoch}, loss {report.loss:.3f}, {report.triplets_per_s:.0f} triplets/s"
+            tick(report.step, report.total_steps, note)
+
+        result = pretrain(stores, settings, out, resume=resume, exclude_patients=exclude_patients, progress=progress)
+    if result.finished:
+        say(f"encoder: {result.encoder} ({result.steps} steps on {result.n_tiles} tiles, loss {result.loss:.3f})")
+    else:
+        say(f"stopped after {result.steps} steps, as run.max_minutes says; go on with --resume")
+    if result.n_isolated:
+        say(f"{result.n_isolated} of {result.n_tiles} tiles have no neighbour")
+    return result
+
+
+def embed_stores(
+    stores: Sequence[TileStore],
+    encoder: Encoder,
+    *,
+    name: str,
+    batch_size: int = 256,
+    device: str = "auto",
+    precision: PrecisionName = "auto",
+    existing: Existing = "replace",
+    quiet: bool = False,
+) -> list[EmbedSummary]:
+    """Embed the tiles of stores with progress shown."""
+    summaries = []
+    total = sum(len(store) for store in stores)
+    done = 0
+
+    with progress_bar(f"embed {name}", "tiles", quiet=quiet) as tick:
+
+        def progress(count: int) -> None:
+            nonlocal done
+            done += count
+            tick(done, total)
+
+        for store in stores:
+            start = done
+            summary = embed_store(
+                store,
+                encoder,
+                name=name,
+                batch_size=batch_size,
+                device=device,
+                precision=precision,
+                existing=existing,
+                progress=progress,
+            )
+            summaries.append(summary)
+            done = start + len(store)
+    skipped = sum(summary.skipped for summary in summaries)
+    say(
+        f"features X_{name} of {total} tiles are in {len(stores)} stores" + (f" ({skipped} skipped)" if skipped else "")
+    )
+    return summaries
+
+
+def print_result(result: EvaluationResult, baseline: EvaluationResult | None = None) -> None:
+    """Print the numbers of an evaluation, per class with their counts."""
+    results = [result, *([baseline] if baseline is not None else [])]
+    rows = [_overall(one) for one in results]
+    print_table("evaluation", ("features", "protocol", "balanced accuracy (95 %)", "macro-F1 (95 %)", "leakage"), rows)
+    classes = [
+        [one.name, f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}", str(one.n_tiles), str(one.n_patients)]
+        for one in result.metrics.per_class
+    ]
+    print_table(f"classes ({result.features})", ("class", "precision", "recall", "F1", "tiles", "patients"), classes)
+
+
+def _overall(result: EvaluationResult) -> list[str]:
+    numbers = []
+    for name in ("balanced_accuracy", "macro_f1"):
+        low, high = result.intervals[name].low, result.intervals[name].high
+        numbers.append(f"{getattr(result.metrics, name):.3f} ({low:.3f}-{high:.3f})")
+    return [result.features, result.settings.protocol, *numbers, result.leakage]

@@ -1,0 +1,61 @@
+"""Options that several commands share, and values that come from them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+__all__ = ["AnyPath", "device_options", "existing_option", "quiet", "stores_argument", "with_settings"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+AnyPath = click.Path(path_type=Path)
+
+stores_argument = click.argument("stores", nargs=-1, required=True, type=AnyPath, metavar="STORE|FOLDER...")
+
+
+def existing_option(default: str) -> Callable[[F], F]:
+    """Add --existing."""
+    return click.option(
+        "--existing",
+        type=click.Choice(["skip", "replace", "error"]),
+        default=default,
+        show_default=True,
+        help="What to do about results that are there already.",
+    )
+
+
+def device_options(command: F) -> F:
+    """Add --device, --precision and --batch-size for a pass through an encoder."""
+    for option in (
+        click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Tiles a batch."),
+        click.option(
+            "--precision",
+            type=click.Choice(["auto", "bf16", "fp16", "fp32"]),
+            default="auto",
+            show_default=True,
+            help="Arithmetic; auto is bf16 on a GPU that supports it, else fp32.",
+        ),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+    ):
+        command = option(command)
+    return command
+
+
+def quiet() -> bool:
+    """Tell whether the group option -q was given."""
+    context = click.get_current_context(silent=True)
+    return bool(context and context.find_root().params.get("quiet"))
+
+
+def with_settings(command: F) -> F:
+    """Add --set section.key=value."""
+    option = click.option(
+        "--set",
+        "assignments",
+        multiple=True,
+        metavar="SECTION.KEY=VALUE",
+        help="Override one setting; may be repeated.",
+    )
+    return option(command)

@@ -1,0 +1,66 @@
+"""checkpoints/last.pt: everything an exact resume needs, as tensors and plain values, replaced in one rename."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from simtriplet.wsi.errors import CheckpointError
+
+__all__ = ["CHECKPOINT_FORMAT", "read_checkpoint", "restore_rng", "rng_state", "write_checkpoint"]
+
+CHECKPOINT_FORMAT = 1
+
+
+def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write under a temporary name, flush, then rename: a reader sees the old checkpoint or the new one.
+
+    Raises:
+        CheckpointError: if the disk is full or fails.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            torch.save({"format": CHECKPOINT_FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        raise CheckpointError(f"checkpoint '{path}': cannot be written ({error}); free space and resume") from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint to the CPU, without running any pickled code.
+
+    Raises:
+        CheckpointError: if it is damaged or of another format.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    # torch.load reports damage as any of several builtin errors, UnpicklingError among them
+    except Exception as error:
+        raise CheckpointError(f"checkpoint '{path}': cannot be read; start again in another folder") from error
+    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
+        raise CheckpointError(f"checkpoint '{path}': is of another format; resume with the version that wrote it")
+    return cast("dict[str, Any]", state)
+
+
+def rng_state(generators: Mapping[str, torch.Generator]) -> dict[str, torch.Tensor]:
+    """Return the state of torch's global generators and of the given ones."""
+    states = {name: generator.get_state() for name, generator in generators.items()}
+    states["torch"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def restore_rng(states: Mapping[str, torch.Tensor], generators: Mapping[str, torch.Generator]) -> None:
+    """Undo everything drawn since `rng_state`."""
+    for name, generator in generators.items():
+        generator.set_state(states[name])
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])

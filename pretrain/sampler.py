@@ -1,0 +1,71 @@
+"""Which tiles make up which step: a permutation per epoch, a function of the seed and the step alone."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simtriplet.pretrain.neighbours import NeighbourDraw
+from simtriplet.wsi.errors import TrainingError
+
+__all__ = ["TripletSampler", "seed_of"]
+
+
+def seed_of(*parts: int) -> int:
+    """Return one well-mixed 63-bit seed for several numbers."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class TripletSampler:
+    """Give the tile numbers of any step; the step is all there is to resume from.
+
+    The last tiles of an epoch that do not fill a batch are left out, another few each epoch; where there are fewer
+    tiles than a batch, the batch shrinks to them.
+
+    Args:
+        anchors: (n,) int64, global numbers of the tiles to train on.
+        batch_size: triplets a step.
+        seed: of the order and of the neighbours.
+        neighbours: the draw of third views, or None where the objective uses two.
+        device: where the numbers are wanted.
+
+    Raises:
+        TrainingError: if there are fewer than two anchors.
+    """
+
+    def __init__(
+        self, anchors: Tensor, *, batch_size: int, seed: int, neighbours: NeighbourDraw | None, device: torch.device
+    ) -> None:
+        if len(anchors) < 2:
+            raise TrainingError(
+                f"{len(anchors)} tiles to train on: must be at least 2 (batch normalisation); add stores"
+            )
+        self.anchors = anchors
+        self.batch_size = min(batch_size, len(anchors))
+        self.steps_per_epoch = len(anchors) // self.batch_size
+        self.seed = seed
+        self.neighbours = neighbours
+        self.device = device
+        self._epoch = -1
+        self._ids = torch.empty(0, dtype=torch.int64)
+
+    @property
+    def n_views(self) -> int:
+        """Views of a step: two of the anchor, and one of the neighbour where it is used."""
+        return 2 if self.neighbours is None else 3
+
+    def ids(self, step: int) -> Tensor:
+        """Return (v, n) int64 tile numbers of a step: anchor, anchor and, where it is used, neighbour."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._ids = self._plan(epoch)
+            self._epoch = epoch
+        return self._ids[:, place * self.batch_size : (place + 1) * self.batch_size]
+
+    def _plan(self, epoch: int) -> Tensor:
+        """Draw a whole epoch at once, so that a step in its middle can be found again without replaying the others."""
+        generator = torch.Generator().manual_seed(seed_of(self.seed, epoch))
+        anchors = self.anchors[torch.randperm(len(self.anchors), generator=generator)].to(self.device)
+        if self.neighbours is None:
+            return torch.stack([anchors, anchors])
+        fresh = torch.Generator(self.device).manual_seed(seed_of(self.seed, epoch, 1))
+        return torch.stack([anchors, anchors, self.neighbours.draw(anchors, fresh)])

@@ -1,0 +1,294 @@
+"""Everything a pretraining run can be told, as frozen dataclasses; the defaults are the paper's recipe.
+
+A run is a preset, then a TOML file laid over it, then `section.key=value` strings.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from simtriplet.wsi.errors import SettingsError, UnknownNameError
+from simtriplet.wsi.registry import nearest_name
+from simtriplet.wsi.settings import build, merge, parse_assignments, read_toml
+
+__all__ = [
+    "DataSettings",
+    "DeviceName",
+    "IsolatedRule",
+    "LastNorm",
+    "ModelSettings",
+    "ObjectiveSettings",
+    "OptimiserSettings",
+    "PrecisionName",
+    "PretrainSettings",
+    "RunSettings",
+    "StorageTier",
+    "ViewSettings",
+    "load_settings",
+    "preset_names",
+]
+
+IsolatedRule = Literal["self", "drop"]
+StorageTier = Literal["auto", "device", "host", "stream"]
+PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
+DeviceName = Literal["auto", "cpu", "cuda"]
+LastNorm = Literal["affine_free", "affine", "none"]
+
+
+def _require(holds: bool, name: str, value: object, rule: str) -> None:
+    if not holds:
+        raise SettingsError(f"setting '{name}' is {value!r}: must {rule}; correct it")
+
+
+def _require_probability(name: str, value: float) -> None:
+    _require(0 <= value <= 1, name, value, "lie in 0..1")
+
+
+def _require_range(name: str, bounds: tuple[float, float], low: float, high: float) -> None:
+    _require(low <= bounds[0] <= bounds[1] <= high, name, bounds, f"be two rising numbers in {low:g}..{high:g}")
+
+
+@dataclass(frozen=True, slots=True)
+class DataSettings:
+    """Which pixels a triplet is made of.
+
+    Attributes:
+        image_size_px: side of a view, pixels; tiles of another stored size are resampled while the views are made.
+        neighbours: name of the neighbour index in the stores.
+        isolated: a tile without neighbours gives a third view of itself ("self"), or is left out ("drop").
+        storage: where tiles wait: on the device, in host memory, in the stores, or picked by size.
+    """
+
+    image_size_px: int = 128
+    neighbours: str = "spatial"
+    isolated: IsolatedRule = "self"
+    storage: StorageTier = "auto"
+
+    def __post_init__(self) -> None:
+        _require(self.image_size_px >= 16, "data.image_size_px", self.image_size_px, "be at least 16")
+
+
+@dataclass(frozen=True, slots=True)
+class ViewSettings:
+    """How a view is drawn from a tile; every sample has its own parameters. The order is that of the fields.
+
+    Attributes:
+        crop_scale: area of the crop as a share of the tile, least and most.
+        crop_ratio: width / height of the crop, least and most; must include 1.
+        horizontal_flip_p: probability.
+        vertical_flip_p: probability.
+        rotations90: turn by 0, 90, 180 or 270 degrees, equally likely.
+        jitter_p: probability of the four colour changes, made in random order.
+        brightness: factor drawn from [max(0, 1 - b), 1 + b].
+        contrast: likewise.
+        saturation: likewise.
+        hue: shift drawn from [-h, h], in turns of the colour circle (at most 0.5).
+        grey_p: probability of grey.
+        blur_p: probability of a Gaussian blur.
+        blur_sigma_px: least and most, pixels of the view.
+        mean: per channel, of values in [0, 1]; subtracted last.
+        std: per channel; divided by last.
+    """
+
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
+    horizontal_flip_p: float = 0.5
+    vertical_flip_p: float = 0.0
+    rotations90: bool = False
+    jitter_p: float = 0.8
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.1
+    grey_p: float = 0.2
+    blur_p: float = 0.5
+    blur_sigma_px: tuple[float, float] = (0.1, 2.0)
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        _require_range("views.crop_scale", self.crop_scale, 0.01, 1)
+        _require_range("views.crop_ratio", self.crop_ratio, 0.1, 10)
+        _require(self.crop_ratio[0] <= 1 <= self.crop_ratio[1], "views.crop_ratio", self.crop_ratio, "include 1")
+        for name in ("horizontal_flip_p", "vertical_flip_p", "jitter_p", "grey_p", "blur_p"):
+            _require_probability(f"views.{name}", getattr(self, name))
+        for name in ("brightness", "contrast", "saturation"):
+            _require(getattr(self, name) >= 0, f"views.{name}", getattr(self, name), "be at least 0")
+        _require(0 <= self.hue <= 0.5, "views.hue", self.hue, "lie in 0..0.5")
+        _require_range("views.blur_sigma_px", self.blur_sigma_px, 0.01, 20)
+        _require(min(self.std) > 0, "views.std", self.std, "be above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """The network.
+
+    Attributes:
+        backbone: a name of the backbone registry.
+        weights: file of the weights to start from (torchvision key names), or None for random ones.
+        projector_dim: width of the three projector layers and length of z.
+        predictor_dim: width of the predictor's hidden layer.
+        zero_init_residual: start every residual branch at zero, as the SimSiam authors do.
+        last_norm: the projector's last batch normalisation: without learnt scale and shift, with, or none at all.
+    """
+
+    backbone: str = "resnet50"
+    weights: Path | None = None
+    projector_dim: int = 2048
+    predictor_dim: int = 512
+    zero_init_residual: bool = True
+    last_norm: LastNorm = "affine_free"
+
+    def __post_init__(self) -> None:
+        for name in ("projector_dim", "predictor_dim"):
+            _require(getattr(self, name) >= 2, f"model.{name}", getattr(self, name), "be at least 2")
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveSettings:
+    """What is minimised.
+
+    Attributes:
+        name: a name of the objective registry.
+        inter_weight: weight of the neighbour's term; at 0 the neighbour is neither read nor encoded.
+        invariance_weight: vicreg only, weight of the squared distance between views.
+        variance_weight: vicreg only, weight of the hinge that keeps every dimension's deviation at 1.
+        covariance_weight: vicreg only, weight of the squared covariance between dimensions.
+    """
+
+    name: str = "simtriplet"
+    inter_weight: float = 1.0
+    invariance_weight: float = 25.0
+    variance_weight: float = 25.0
+    covariance_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("inter_weight", "invariance_weight", "variance_weight", "covariance_weight"):
+            _require(getattr(self, name) >= 0, f"objective.{name}", getattr(self, name), "be at least 0")
+
+
+@dataclass(frozen=True, slots=True)
+class OptimiserSettings:
+    """Stochastic gradient descent with warm-up and cosine decay.
+
+    Attributes:
+        base_lr: learning rate for 256 triplets a batch; scaled with the batch.
+        momentum: of SGD.
+        weight_decay: on all parameters, as the SimSiam authors do.
+        warmup_epochs: linear rise of the learning rate; may be a fraction.
+        predictor_decay: decay the predictor's learning rate too (SimSiam section 4.2 keeps it constant).
+    """
+
+    base_lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    warmup_epochs: float = 10.0
+    predictor_decay: bool = False
+
+    def __post_init__(self) -> None:
+        _require(0 < self.base_lr < math.inf, "optimiser.base_lr", self.base_lr, "be above 0")
+        _require(0 <= self.momentum < 1, "optimiser.momentum", self.momentum, "lie in 0..1, below 1")
+        _require(self.weight_decay >= 0, "optimiser.weight_decay", self.weight_decay, "be at least 0")
+        _require(self.warmup_epochs >= 0, "optimiser.warmup_epochs", self.warmup_epochs, "be at least 0")
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """How long, on what and how often.
+
+    Attributes:
+        epochs: passes over the tiles.
+        max_steps: end (and finish the learning-rate schedule) after so many steps where that is sooner, with a warm-up
+            of at most a tenth of them; None: never.
+        max_minutes: stop after so long with a checkpoint to resume from, mid-schedule; None: never.
+        batch_size: triplets a step.
+        seed: of the weights, the order, the neighbours and the views.
+        precision: of the encoder; auto is bf16 on a GPU that has it and fp32 elsewhere.
+        device: auto is cuda where there is one.
+        channels_last: memory layout of images in the encoder on a GPU, the faster one on tensor cores; a CPU keeps planes.
+        checkpoint_every_epochs: how often checkpoints/last.pt is replaced.
+        log_every_steps: how often the device is asked for the loss.
+        threads: CPU threads of torch and of the store reader; None leaves both alone.
+    """
+
+    epochs: int = 400
+    max_steps: int | None = None
+    max_minutes: float | None = None
+    batch_size: int = 128
+    seed: int = 0
+    precision: PrecisionName = "auto"
+    device: DeviceName = "auto"
+    channels_last: bool = True
+    checkpoint_every_epochs: int = 5
+    log_every_steps: int = 50
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size >= 2, "run.batch_size", self.batch_size, "be at least 2 (batch normalisation)")
+        _require(0 <= self.seed < 2**63, "run.seed", self.seed, "be at least 0")
+        for name in ("epochs", "checkpoint_every_epochs", "log_every_steps"):
+            _require(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "be at least 1")
+        for name in ("max_steps", "threads"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"run.{name}", value, "be at least 1")
+        _require(self.max_minutes is None or self.max_minutes > 0, "run.max_minutes", self.max_minutes, "be above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainSettings:
+    """All of a run; `PretrainSettings()` is the preset `paper`."""
+
+    data: DataSettings = field(default_factory=DataSettings)
+    views: ViewSettings = field(default_factory=ViewSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+
+    def __post_init__(self) -> None:
+        warmup, epochs = self.optimiser.warmup_epochs, self.run.epochs
+        _require(warmup < epochs, "optimiser.warmup_epochs", warmup, f"be below run.epochs ({epochs})")
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets that come with the package."""
+    folder = resources.files("simtriplet.pretrain") / "presets"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_settings(
+    *,
+    preset: str | None = None,
+    file: Path | None = None,
+    values: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+) -> PretrainSettings:
+    """Read settings: the preset (else the paper's recipe), the file laid over it, then the values, then the overrides.
+
+    Args:
+        preset: a name of `preset_names()`.
+        file: TOML with the sections data, views, model, objective, optimiser, run.
+        values: the same sections as nested mappings, such as a recipe's.
+        overrides: `section.key=value`.
+
+    Raises:
+        UnknownNameError: if there is no such preset.
+        SettingsError: if a file cannot be read, a key is unknown (the nearest is named) or a value is out of range.
+    """
+    laid = {} if preset is None else read_toml(_preset_path(preset))
+    if file is not None:
+        laid = merge(laid, read_toml(file))
+        build(PretrainSettings, laid, source=f"settings file '{file}'")
+    laid = merge(merge(laid, values or {}), parse_assignments(overrides))
+    return build(PretrainSettings, laid, source="pretraining settings")
+
+
+def _preset_path(name: str) -> Path:
+    known = preset_names()
+    if name not in known:
+        listed = ", ".join(known)
+        raise UnknownNameError(f"preset {name!r}: is not known{nearest_name(name, known)}; known are {listed}")
+    return Path(str(resources.files("simtriplet.pretrain") / "presets" / f"{name}.toml"))

@@ -1,0 +1,215 @@
+"""The pixels of all stores under one numbering, resident on the device, resident on the host, or streamed."""
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from simtriplet.pretrain.memory import free_device_bytes, free_host_bytes
+from simtriplet.pretrain.settings import StorageTier
+from simtriplet.wsi.errors import TrainingError
+from simtriplet.wsi.store import TileStore
+
+__all__ = ["ResidentTiles", "StreamedTiles", "TileNumbering", "TileSource", "open_tiles", "pick_tier"]
+
+logger = logging.getLogger(__name__)
+
+_READ_CHUNK = 256
+"""Tiles a read; a multiple of the 64 in a shard, so that every shard is opened once."""
+_DEVICE_SHARE = 0.4
+"""Of free device memory; the rest is for activations."""
+_HOST_SHARE = 0.6
+_MPP_TOLERANCE = 0.01
+
+
+class TileNumbering:
+    """Number the tiles of several stores from 0 on, store after store.
+
+    Args:
+        stores: of one tile size and one resolution.
+
+    Raises:
+        TrainingError: if there is no tile, or two stores differ in size or resolution.
+    """
+
+    def __init__(self, stores: Sequence[TileStore]) -> None:
+        if not sum(len(store) for store in stores):
+            raise TrainingError(f"{len(stores)} tile stores: hold no tile to train on; tile the slides again")
+        for other in stores[1:]:
+            _check_alike(stores[0], other)
+        self.stores = list(stores)
+        self.offsets = np.cumsum([0, *(len(store) for store in stores)])
+        self.size_px = stores[0].size_px
+        self.mpp = stores[0].mpp
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all tiles as uint8 RGB."""
+        return len(self) * self.size_px**2 * 3
+
+    def read(self, ids: npt.NDArray[np.int64], *, out: npt.NDArray[np.uint8]) -> None:
+        """Read tiles by their global numbers, in any order, into (m, s, s, 3) uint8.
+
+        Raises:
+            StoreError: if a store is damaged.
+        """
+        owners = np.searchsorted(self.offsets, ids, side="right") - 1
+        for owner in np.unique(owners).tolist():
+            places = np.flatnonzero(owners == owner)
+            out[places] = self.stores[owner].images.read(ids[places] - self.offsets[owner])
+
+
+def _check_alike(first: TileStore, other: TileStore) -> None:
+    names = f"stores '{first.path.name}' and '{other.path.name}'"
+    if first.size_px != other.size_px:
+        raise TrainingError(
+            f"{names}: have tiles of {first.size_px} and {other.size_px} px; tile all slides with one --size"
+        )
+    if abs(other.mpp / first.mpp - 1) > _MPP_TOLERANCE:
+        raise TrainingError(f"{names}: have {first.mpp:g} and {other.mpp:g} um a pixel; tile all slides with one --mpp")
+
+
+class TileSource(Protocol):
+    """Give tiles by number; a context manager."""
+
+    size_px: int
+    """Side of a stored tile."""
+    id_device: torch.device
+    """Where the numbers are wanted, so that no gather makes the host wait for the device."""
+
+    def prefetch(self, ids: Tensor) -> None:
+        """Say which tiles the next gather will ask for."""
+
+    def gather(self, ids: Tensor) -> Tensor:
+        """Return (n, s, s, 3) uint8 on the training device for (n,) int64 global numbers, repeats allowed."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class ResidentTiles:
+    """All tiles in one tensor, on the device or in host memory; read once.
+
+    Args:
+        numbering: the stores.
+        device: where batches go.
+        memory: where the tiles lie: `device`, or the CPU.
+        threads: readers.
+
+    Raises:
+        StoreError: if a store is damaged.
+    """
+
+    def __init__(
+        self, numbering: TileNumbering, *, device: torch.device, memory: torch.device, threads: int = 4
+    ) -> None:
+        self.size_px = numbering.size_px
+        self.id_device = memory
+        self.device = device
+        self.tiles = torch.empty((len(numbering), self.size_px, self.size_px, 3), dtype=torch.uint8, device=memory)
+
+        def load(start: int) -> None:
+            ids = np.arange(start, min(start + _READ_CHUNK, len(numbering)))
+            part = np.empty((len(ids), self.size_px, self.size_px, 3), np.uint8)
+            numbering.read(ids, out=part)
+            self.tiles[start : start + len(ids)] = torch.from_numpy(part)
+
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(load, range(0, len(numbering), _READ_CHUNK)))
+
+    def prefetch(self, ids: Tensor) -> None:
+        """Do nothing: every tile is here."""
+
+    def gather(self, ids: Tensor) -> Tensor:
+        """See TileSource."""
+        return self.tiles.index_select(0, ids).to(self.device, non_blocking=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release nothing; the tensor goes with the object."""
+
+
+class StreamedTiles:
+    """Read every batch from the stores, one batch ahead in a background thread.
+
+    Args:
+        numbering: the stores.
+        device: where batches go.
+    """
+
+    def __init__(self, numbering: TileNumbering, *, device: torch.device) -> None:
+        self.size_px = numbering.size_px
+        self.id_device = torch.device("cpu")
+        self.device = device
+        self._numbering = numbering
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="tiles")
+        self._ahead: tuple[Tensor, Future[Tensor]] | None = None
+
+    def prefetch(self, ids: Tensor) -> None:
+        """Start to read a batch."""
+        self._ahead = (ids, self._pool.submit(self._read, ids))
+
+    def gather(self, ids: Tensor) -> Tensor:
+        """See TileSource.
+
+        Raises:
+            StoreError: if a store is damaged.
+        """
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and torch.equal(ahead[0], ids):
+            return ahead[1].result().to(self.device, non_blocking=True)
+        return self._read(ids).to(self.device, non_blocking=True)
+
+    def _read(self, ids: Tensor) -> Tensor:
+        once, places = np.unique(ids.numpy(), return_inverse=True)  # both views of an anchor come from one read
+        tiles = np.empty((len(once), self.size_px, self.size_px, 3), np.uint8)
+        self._numbering.read(once, out=tiles)
+        batch = torch.from_numpy(tiles).index_select(0, torch.from_numpy(places))
+        return batch.pin_memory() if self.device.type == "cuda" else batch
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for the reader and end it."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+def pick_tier(n_bytes: int, *, device: torch.device) -> StorageTier:
+    """Return the fastest tier whose memory holds `n_bytes` of tiles beside everything else."""
+    share = _DEVICE_SHARE if device.type == "cuda" else _HOST_SHARE
+    if n_bytes <= share * free_device_bytes(device):
+        return "device"
+    if device.type == "cuda" and n_bytes <= _HOST_SHARE * free_host_bytes():
+        return "host"
+    return "stream"
+
+
+def open_tiles(
+    numbering: TileNumbering, *, device: torch.device, tier: StorageTier = "auto", threads: int = 4
+) -> TileSource:
+    """Open the tiles in the tier asked for; `auto` picks by size."""
+    picked = pick_tier(numbering.n_bytes, device=device) if tier == "auto" else tier
+    logger.info("%d tiles (%.2f GB), storage tier %s", len(numbering), numbering.n_bytes / 1e9, picked)
+    if picked == "stream":
+        return StreamedTiles(numbering, device=device)
+    memory = device if picked == "device" else torch.device("cpu")
+    return ResidentTiles(numbering, device=device, memory=memory, threads=threads)

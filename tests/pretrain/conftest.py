@@ -1,0 +1,57 @@
+"""Settings and a small backbone that let real training runs take a fraction of a second."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from simtriplet.pretrain.backbone import BACKBONES, Backbone
+from simtriplet.pretrain.settings import PretrainSettings, load_settings
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two busy threads on a shared core wait for each other more than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_backbone() -> None:
+    """Register `small`, two convolutions with batch normalisation, through the extension point."""
+
+    def make(zero_init_residual: bool) -> Backbone:
+        layers = [nn.Conv2d(3, 16, 5, 2, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+        layers += [nn.Conv2d(16, 32, 3, 2, bias=False), nn.BatchNorm2d(32), nn.ReLU()]
+        return Backbone(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 32)
+
+    if "small" not in BACKBONES:
+        BACKBONES.add("small", make)
+
+
+SettingsMaker = Callable[..., PretrainSettings]
+
+
+@pytest.fixture
+def make_settings() -> SettingsMaker:
+    """Return a maker of settings: two epochs of three steps on 24 tiles, changed by `section.key=value` strings."""
+
+    def make(*overrides: str) -> PretrainSettings:
+        small = [
+            "data.image_size_px=32",
+            "model.backbone=small",
+            "model.projector_dim=16",
+            "model.predictor_dim=8",
+            "optimiser.warmup_epochs=0.5",
+            "run.epochs=2",
+            "run.batch_size=8",
+            "run.device=cpu",
+            "run.log_every_steps=1",
+            "run.checkpoint_every_epochs=1",
+        ]
+        return load_settings(overrides=[*small, *overrides])
+
+    return make

@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+import torch
+
+from simtriplet.pretrain.model import ViewOutputs
+from simtriplet.pretrain.objective import OBJECTIVES, make_objective, negative_cosine
+from simtriplet.pretrain.settings import ObjectiveSettings
+from simtriplet.wsi.errors import UnknownNameError
+
+
+def random_outputs(views: int = 3, n: int = 12, d: int = 10, seed: int = 0) -> ViewOutputs:
+    generator = torch.Generator().manual_seed(seed)
+    draws = [torch.randn(n, d, generator=generator).requires_grad_() for _ in range(2 * views)]
+    return ViewOutputs(tuple(draws[:views]), tuple(draws[views:]))
+
+
+def c(p: torch.Tensor, z: torch.Tensor) -> float:
+    """METHOD: C(p, z) = -cos(p, z), in float64."""
+    a, b = p.detach().numpy().astype(np.float64), z.detach().numpy().astype(np.float64)
+    return float(-((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).mean())
+
+
+def test_simtriplet_is_the_equation():
+    (p1, p2, p3), (z1, z2, z3) = outputs = random_outputs()
+    intra = c(p1, z2) / 2 + c(p2, z1) / 2
+    inter = c(p2, z3) / 2 + c(p3, z2) / 2
+    loss, terms = make_objective(ObjectiveSettings(inter_weight=0.7))(outputs)
+    assert loss.item() == pytest.approx(intra + 0.7 * inter, abs=1e-6)
+    assert terms["intra"].item() == pytest.approx(intra, abs=1e-6)
+    assert terms["inter"].item() == pytest.approx(inter, abs=1e-6)
+    assert not any(term.requires_grad for term in terms.values())
+
+
+@pytest.mark.parametrize(("name", "views", "least"), [("simtriplet", 3, -2), ("simsiam", 2, -1)])
+def test_the_minimum_is_reached_where_p_is_z(name, views, least):
+    same = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    loss, _ = make_objective(ObjectiveSettings(name=name))(ViewOutputs((same,) * views, (same,) * views))
+    assert loss.item() == pytest.approx(least, abs=1e-6)
+
+
+def test_no_gradient_flows_through_z():
+    outputs = random_outputs()
+    make_objective(ObjectiveSettings())(outputs).loss.backward()
+    assert all(z.grad is None for z in outputs.z)
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in outputs.p)
+
+
+def test_the_first_anchor_view_has_no_term_with_the_neighbour():
+    outputs = random_outputs()
+    outputs.p[2].data.zero_()
+    objective = make_objective(ObjectiveSettings())
+    (with_neighbour,) = torch.autograd.grad(objective(outputs).loss, outputs.p[0])
+    simsiam = make_objective(ObjectiveSettings(name="simsiam"))
+    (without,) = torch.autograd.grad(simsiam(ViewOutputs(outputs.p[:2], outputs.z[:2])).loss, outputs.p[0])
+    torch.testing.assert_close(with_neighbour, without)
+
+
+def test_without_inter_weight_no_neighbour_is_asked_for():
+    assert not make_objective(ObjectiveSettings(inter_weight=0)).uses_neighbour
+    assert not make_objective(ObjectiveSettings(name="simsiam")).uses_neighbour
+    assert not make_objective(ObjectiveSettings(name="vicreg", inter_weight=0)).uses_neighbour
+    assert make_objective(ObjectiveSettings()).uses_neighbour
+
+
+def test_the_loss_is_float32_under_autocast():
+    p = torch.nn.functional.normalize(torch.randn(64, 2048, generator=torch.Generator().manual_seed(0)), dim=1)
+    z = p + 2e-4 * torch.randn(64, 2048, generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, _ = make_objective(ObjectiveSettings(name="simsiam"))(ViewOutputs((p, p), (z, z)))
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(c(p, z), abs=1e-6)
+    assert -1 + 1e-5 < loss.item() < -0.998  # between two numbers of bf16, whose steps here are 0.004
+
+
+def test_bf16_outputs_are_compared_in_float32():
+    p, z = (torch.randn(8, 32, generator=torch.Generator().manual_seed(seed)).bfloat16() for seed in (0, 1))
+    assert negative_cosine(p, z).item() == pytest.approx(c(p.float(), z.float()), abs=1e-6)
+
+
+def vicreg_numpy(z: list[np.ndarray], settings: ObjectiveSettings) -> float:
+    """arXiv 2105.04906 as its authors' code has it, over any number of views."""
+    d = z[0].shape[1]
+
+    def variance(x):
+        return np.maximum(0, 1 - np.sqrt(x.var(0, ddof=1) + 1e-4)).mean()
+
+    def covariance(x):
+        matrix = np.cov(x, rowvar=False)
+        return (matrix**2).sum() / d - (np.diag(matrix) ** 2).sum() / d
+
+    invariance = ((z[0] - z[1]) ** 2).mean()
+    if len(z) == 3:
+        w = settings.inter_weight
+        invariance = (invariance + w * ((z[1] - z[2]) ** 2).mean()) / (1 + w)
+    return (
+        settings.invariance_weight * invariance
+        + settings.variance_weight * np.mean([variance(x) for x in z])
+        + settings.covariance_weight * 2 * np.mean([covariance(x) for x in z])
+    )
+
+
+@pytest.mark.parametrize(("views", "weight"), [(2, 0.0), (3, 1.0), (3, 0.4)])
+def test_vicreg_is_the_equation(views, weight):
+    settings = ObjectiveSettings(name="vicreg", inter_weight=weight)
+    z = [(0.7 * each).detach() for each in random_outputs(views).z]
+    loss, terms = make_objective(settings)(ViewOutputs((), tuple(z)))
+    assert loss.item() == pytest.approx(vicreg_numpy([each.double().numpy() for each in z], settings), rel=1e-5)
+    assert set(terms) == {"invariance", "variance", "covariance"}
+
+
+def test_vicreg_teaches_through_every_view():
+    outputs = random_outputs()
+    make_objective(ObjectiveSettings(name="vicreg"))(outputs).loss.backward()
+    assert all(z.grad is not None and z.grad.abs().sum() > 0 for z in outputs.z)
+
+
+def test_an_unknown_objective_lists_the_known():
+    assert list(OBJECTIVES) == ["simsiam", "simtriplet", "vicreg"]
+    with pytest.raises(UnknownNameError, match="did you mean 'simsiam'"):
+        make_objective(ObjectiveSettings(name="simsam"))

@@ -1,0 +1,179 @@
+"""A run that was stopped and resumed equals one that was not, bit for bit."""
+
+import json
+import os
+import signal
+import threading
+
+import pytest
+import torch
+
+from simtriplet.pretrain.trainer import pretrain
+from simtriplet.wsi.errors import CheckpointError, TrainingError
+from simtriplet.wsi.neighbour_index import index_store
+from simtriplet.wsi.neighbours import GridRule
+
+
+def state_of(out):
+    return torch.load(out / "checkpoints" / "last.pt", weights_only=True)
+
+
+def assert_same(one, other, path="state"):
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), path
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        for key in one:
+            assert_same(one[key], other[key], f"{path}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), path
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_same(a, b, f"{path}[{i}]")
+    else:
+        assert one == other, path
+
+
+def losses_of(out):
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"], line["lr"], line["z_std"]) for line in lines]
+
+
+def stop_at(step, how):
+    def progress(report):
+        if report.step == step:
+            how()
+
+    return progress
+
+
+def raise_interrupt():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("step", [2, 3, 4])  # in the first epoch, at its end, in the second
+@pytest.mark.parametrize("objective", ["simtriplet", "vicreg"])
+def test_a_resumed_run_equals_an_uninterrupted_one(store_factory, make_settings, tmp_path, step, objective):
+    stores, settings = [store_factory()], make_settings(f"objective.name={objective}")
+    whole = pretrain(stores, settings, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(stores, settings, tmp_path / "parts", progress=stop_at(step, raise_interrupt))
+    assert (state_of(tmp_path / "parts")["step"], state_of(tmp_path / "parts")["finished"]) == (step, False)
+    torch.manual_seed(999)  # whatever else the process drew in between
+    parts = pretrain(stores, settings, tmp_path / "parts", resume=True)
+    assert (parts.steps, parts.loss) == (whole.steps, whole.loss)
+    assert_same(state_of(tmp_path / "parts"), state_of(tmp_path / "whole"))
+    assert losses_of(tmp_path / "parts") == losses_of(tmp_path / "whole")
+    assert parts.encoder.read_bytes() == whole.encoder.read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_the_step_finish_and_saves(store_factory, make_settings, tmp_path, number):
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(
+            [store_factory()],
+            make_settings(),
+            tmp_path / "run",
+            progress=stop_at(2, lambda: os.kill(os.getpid(), number)),
+        )
+    assert state_of(tmp_path / "run")["step"] == 2
+    assert signal.getsignal(number) == before
+
+
+def test_a_run_in_another_thread_leaves_signals_alone(store_factory, make_settings, tmp_path):
+    results = []
+    stores = [store_factory()]
+    thread = threading.Thread(target=lambda: results.append(pretrain(stores, make_settings(), tmp_path / "run")))
+    thread.start()
+    thread.join()
+    assert results[0].finished
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint_without_repeating_metrics(
+    store_factory, make_settings, tmp_path
+):
+    """Two steps after the checkpoint of the first epoch are lost, and with them their lines, the last one cut short."""
+    stores, settings = [store_factory()], make_settings()
+    whole = pretrain(stores, settings, tmp_path / "whole")
+    with pytest.raises(ZeroDivisionError):
+        pretrain(stores, settings, tmp_path / "parts", progress=stop_at(5, lambda: 1 / 0))
+    assert state_of(tmp_path / "parts")["step"] == 3
+    with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')
+    assert pretrain(stores, settings, tmp_path / "parts", resume=True).loss == whole.loss
+    assert losses_of(tmp_path / "parts") == losses_of(tmp_path / "whole")
+
+
+def test_a_run_out_of_time_leaves_an_encoder_and_can_be_resumed(store_factory, make_settings, tmp_path):
+    stores = [store_factory()]
+    whole = pretrain(stores, make_settings(), tmp_path / "whole")
+    part = pretrain(stores, make_settings("run.max_minutes=1e-6"), tmp_path / "parts")
+    assert not part.finished
+    assert part.steps < 6
+    assert part.encoder.exists()
+    parts = pretrain(stores, make_settings(), tmp_path / "parts", resume=True)
+    assert parts.finished
+    assert parts.encoder.read_bytes() == whole.encoder.read_bytes()
+
+
+def test_a_folder_with_a_run_is_refused_and_the_cure_named(store_factory, make_settings, tmp_path):
+    stores, settings = [store_factory()], make_settings()
+    pretrain(stores, settings, tmp_path / "run")
+    with pytest.raises(TrainingError, match="--resume"):
+        pretrain(stores, settings, tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "last.pt").unlink()
+    with pytest.raises(TrainingError, match="--resume"):
+        pretrain(stores, settings, tmp_path / "run")
+
+
+def test_a_run_that_never_began_does_not_block_its_folder(store_factory, make_settings, tmp_path):
+    with pytest.raises(TrainingError, match="fp16"):
+        pretrain([store_factory()], make_settings("run.precision=fp16"), tmp_path / "run")
+    assert pretrain([store_factory()], make_settings(), tmp_path / "run").finished
+
+
+def test_resuming_a_finished_run_returns_its_result_at_once(store_factory, make_settings, tmp_path):
+    stores, settings = [store_factory()], make_settings()
+    first = pretrain(stores, settings, tmp_path / "run")
+    before = (tmp_path / "run" / "checkpoints" / "last.pt").stat().st_mtime_ns
+    assert pretrain(stores, settings, tmp_path / "run", resume=True) == first
+    assert (tmp_path / "run" / "checkpoints" / "last.pt").stat().st_mtime_ns == before
+
+
+def test_resume_without_a_run_begins_one(store_factory, make_settings, tmp_path):
+    assert pretrain([store_factory()], make_settings(), tmp_path / "run", resume=True).steps == 6
+
+
+def test_other_settings_are_refused_by_name(store_factory, make_settings, tmp_path):
+    stores = [store_factory()]
+    pretrain(stores, make_settings(), tmp_path / "run")
+    with pytest.raises(TrainingError, match=r"optimiser\.base_lr = 0\.05, not 0\.1"):
+        pretrain(stores, make_settings("optimiser.base_lr=0.1"), tmp_path / "run", resume=True)
+    with pytest.raises(TrainingError, match=r"run\.max_steps = None, not 5"):
+        pretrain(stores, make_settings("run.max_steps=5"), tmp_path / "run", resume=True)
+    assert pretrain(stores, make_settings("run.log_every_steps=7"), tmp_path / "run", resume=True).finished
+
+
+def test_other_stores_are_refused_by_name(store_factory, make_settings, tmp_path):
+    first, second = store_factory("first"), store_factory("second")
+    pretrain([first, second], make_settings(), tmp_path / "run")
+    with pytest.raises(TrainingError, match="slide 'second', which is missing"):
+        pretrain([first], make_settings(), tmp_path / "run", resume=True)
+    with pytest.raises(TrainingError, match="without slide 'third'"):
+        pretrain([first, second, store_factory("third")], make_settings(), tmp_path / "run", resume=True)
+    index_store(second, GridRule())
+    with pytest.raises(TrainingError, match="another neighbour index of slide 'second'"):
+        pretrain([first, second], make_settings(), tmp_path / "run", resume=True)
+    again = [store_factory("first"), second]
+    with pytest.raises(TrainingError, match="other tiles of slide 'first'"):
+        pretrain(again, make_settings(), tmp_path / "run", resume=True)
+
+
+def test_a_damaged_checkpoint_is_refused_in_one_line(store_factory, make_settings, tmp_path):
+    stores = [store_factory()]
+    pretrain(stores, make_settings(), tmp_path / "run")
+    file = tmp_path / "run" / "checkpoints" / "last.pt"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="cannot be read") as caught:
+        pretrain(stores, make_settings(), tmp_path / "run", resume=True)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,67 @@
+import pytest
+import torch
+
+from simtriplet.pretrain.neighbours import NeighbourDraw
+from simtriplet.pretrain.sampler import TripletSampler, seed_of
+from simtriplet.wsi.errors import TrainingError
+
+CPU = torch.device("cpu")
+
+
+def make(n: int = 10, batch_size: int = 3, seed: int = 0, neighbours: NeighbourDraw | None = None) -> TripletSampler:
+    return TripletSampler(torch.arange(n), batch_size=batch_size, seed=seed, neighbours=neighbours, device=CPU)
+
+
+def test_an_epoch_visits_no_tile_twice_and_leaves_out_less_than_a_batch():
+    sampler = make()
+    assert sampler.steps_per_epoch == 3
+    seen = torch.cat([sampler.ids(step)[0] for step in range(3)])
+    assert len(seen) == len(seen.unique()) == 9
+
+
+def test_epochs_are_in_another_order_and_seeds_too():
+    sampler, other = make(100, 100), make(100, 100, seed=1)
+    assert not torch.equal(sampler.ids(0), sampler.ids(1))
+    assert not torch.equal(sampler.ids(0), other.ids(0))
+    assert torch.equal(sampler.ids(1), make(100, 100).ids(1))
+
+
+def test_any_step_is_found_again_without_the_ones_before(store_factory):
+    draw = NeighbourDraw([store_factory().neighbours()], device=CPU)
+    whole = make(24, 5, neighbours=draw)
+    steps = [whole.ids(step) for step in range(12)]
+    for step in (11, 6, 0):
+        assert torch.equal(make(24, 5, neighbours=draw).ids(step), steps[step])
+
+
+def test_the_rows_are_anchor_anchor_neighbour(store_factory):
+    graph = store_factory().neighbours()
+    sampler = make(24, 24, neighbours=NeighbourDraw([graph], device=CPU))
+    first, again, neighbour = sampler.ids(0)
+    assert torch.equal(first, again)
+    for tile, other in zip(first.tolist(), neighbour.tolist(), strict=True):
+        assert other in graph.indices[graph.indptr[tile] : graph.indptr[tile + 1]]
+    assert sampler.n_views == 3
+    assert make().n_views == 2
+
+
+def test_the_neighbour_changes_from_epoch_to_epoch(store_factory):
+    sampler = make(24, 24, neighbours=NeighbourDraw([store_factory().neighbours()], device=CPU))
+    by_tile = [ids[2][ids[0].argsort()] for ids in (sampler.ids(epoch) for epoch in range(4))]
+    assert len({tuple(each.tolist()) for each in by_tile}) == 4
+
+
+def test_a_batch_shrinks_to_the_tiles_there_are():
+    assert (make(2, 64).batch_size, make(2, 64).steps_per_epoch) == (2, 1)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_fewer_than_two_tiles_are_refused(n):
+    with pytest.raises(TrainingError, match=f"{n} tiles"):
+        make(n)
+
+
+def test_seeds_of_neighbouring_numbers_have_nothing_in_common():
+    seeds = {seed_of(a, b) for a in range(30) for b in range(30)}
+    assert len(seeds) == 900
+    assert all(0 <= seed < 2**63 for seed in seeds)

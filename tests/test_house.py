@@ -1,0 +1,82 @@
+"""The house's own promises: one list of dependencies, the two commands, nothing of this or that machine."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
+def environment() -> dict[str, Any]:
+    loaded = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def test_conda_takes_the_package_by_pip_and_repeats_none_of_its_dependencies(
+    environment: dict[str, Any], project: dict[str, Any]
+) -> None:
+    plain = [item for item in environment["dependencies"] if isinstance(item, str)]
+    by_pip = next(item["pip"] for item in environment["dependencies"] if isinstance(item, dict))
+    assert by_pip == ["--editable ."]
+    assert f"python{project['requires-python']}" in plain
+    assert {re.split(r"[<>=]", item)[0] for item in plain} == {"python", "openslide", "pip"}
+
+
+def test_torch_pair_has_lower_bounds_and_no_pin(project: dict[str, Any]) -> None:
+    bounds = {re.split(r"[<>=]", item)[0]: item for item in project["dependencies"]}
+    assert bounds["torch"] == "torch>=2.11"
+    assert bounds["torchvision"] == "torchvision>=0.26"
+    assert bounds["zarr"] == "zarr>=3.1"
+    assert not [item for item in project["dependencies"] if "==" in item]
+
+
+def test_every_package_that_the_code_imports_is_declared(project: dict[str, Any]) -> None:
+    named = {"cv2": "opencv-python-headless", "openslide": "openslide-python", "sklearn": "scikit-learn"}
+    named |= {"PIL": "pillow", "google_crc32c": "google-crc32c", "tomli_w": "tomli-w"}
+    optional = {"numcodecs"}  # comes with zarr
+    declared = {re.split(r"[<>=]", item)[0] for item in project["dependencies"]}
+    imported = set()
+    for package in ("wsi", "pretrain", "evaluate", "pipelines"):
+        for file in (ROOT / package).glob("*.py"):
+            found = re.findall(r"^\s*(?:import|from) ([a-zA-Z_0-9]+)", file.read_text(), re.MULTILINE)
+            imported |= set(found) - set(sys.stdlib_module_names) - {"simtriplet"} - optional
+    assert {named.get(name, name) for name in imported} <= declared
+    unused = declared - {named.get(name, name) for name in imported}
+    # openslide-bin is the C library; the rest must be used
+    assert unused <= {"openslide-bin", "dask"}
+
+
+def test_readme_gives_the_two_commands_and_the_makefile_has_them() -> None:
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    for command in ("demo", "test"):
+        assert f"make {command}" in readme
+        assert re.search(rf"^{command}:", makefile, re.MULTILINE)
+    assert "environment.yml" in readme
+    assert "make test" in (ROOT / ".ci/run").read_text()
+
+
+@pytest.mark.parametrize("package", ["wsi", "pretrain", "evaluate", "pipelines"])
+def test_packages_are_flat_and_typed(package: str) -> None:
+    folder = ROOT / package
+    assert (folder / "py.typed").exists()
+    assert [path.name for path in folder.iterdir() if path.is_dir() and path.name != "__pycache__"] in ([], ["presets"])
+
+
+def test_installed_packages_are_found_under_the_project_name_only() -> None:
+    code = "import simtriplet.wsi, simtriplet.pretrain, simtriplet.evaluate, simtriplet.pipelines, importlib.util as u;"
+    code += "print([n for n in ('wsi', 'pretrain', 'pipelines') if u.find_spec(n)])"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", check=True)
+    assert ended.stdout.strip() == "[]"

@@ -1,0 +1,192 @@
+"""Annotations: named regions drawn by pathologists, and the class of each tile that follows from them."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+
+from simtriplet.wsi.area_cover import Cover
+from simtriplet.wsi.errors import AnnotationError
+from simtriplet.wsi.table import Categorical
+
+__all__ = ["NamedRegion", "label_tiles", "mend_area", "open_annotation", "read_geojson", "ring_area"]
+
+Area: TypeAlias = shapely.Polygon | shapely.MultiPolygon
+MAX_FILE_BYTES = 1 << 29
+
+_AREAS = ("Polygon", "MultiPolygon")
+
+
+@dataclass(frozen=True, slots=True)
+class NamedRegion:
+    """One annotated area.
+
+    Attributes:
+        name: the class.
+        area: polygon or multipolygon, level-0 pixels.
+    """
+
+    name: str
+    area: Area
+
+
+def open_annotation(path: Path, *, n_bytes: int | None = None) -> bytes:
+    """Return the first `n_bytes` of an annotation file, or all of them.
+
+    Raises:
+        AnnotationError: if it cannot be read or is larger than 512 MiB, far above what people draw.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1 if n_bytes is None else n_bytes)
+    except OSError as error:
+        raise AnnotationError(f"annotation '{path}': cannot be read ({error.strerror}); check the path") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise AnnotationError(f"annotation '{path}': is larger than {MAX_FILE_BYTES >> 20} MiB; split or simplify it")
+    return data
+
+
+def ring_area(
+    exterior: Sequence[tuple[float, float]], holes: Sequence[Sequence[tuple[float, float]]], what: str, path: Path
+) -> Area | None:
+    """Return the area within an outline, None where it has none.
+
+    Args:
+        exterior: finite (x, y), level-0 pixels, closed or not.
+        holes: outlines that are cut out.
+        what: the place in the file, for error messages.
+        path: the file.
+
+    Raises:
+        AnnotationError: if it has coordinates but fewer than three.
+    """
+    if not exterior:
+        return None
+    if len(exterior) < 3:
+        raise AnnotationError(
+            f"annotation '{path}': {what} has {len(exterior)} points: must be three or more; draw it again"
+        )
+    return mend_area(shapely.Polygon(exterior, holes), what, path)
+
+
+def mend_area(shape: shapely.Geometry, what: str, path: Path) -> Area | None:
+    """Return the valid area of a geometry, None where it has none (points, lines, outlines that enclose nothing).
+
+    Raises:
+        AnnotationError: if its coordinates are not finite.
+    """
+    if shape.geom_type not in _AREAS or shape.is_empty:
+        return None
+    try:
+        if not all(math.isfinite(bound) for bound in shape.bounds):
+            raise ValueError("coordinates are not finite")
+        valid = shape if shape.is_valid else shapely.make_valid(shape)
+    except (shapely.errors.ShapelyError, ValueError) as error:
+        raise AnnotationError(f"annotation '{path}': {what} is malformed ({error}); export it again") from error
+    parts = [part for part in getattr(valid, "geoms", [valid]) if part.geom_type in _AREAS and part.area > 0]
+    return shapely.union_all(parts) if parts else None
+
+
+def read_geojson(path: Path) -> list[NamedRegion]:
+    """Read regions as QuPath exports them: a FeatureCollection, a list of features or one feature.
+
+    The class is `properties.classification.name` (or `properties.classification` itself, as a string), else
+    `properties.name`, letter by letter; features without a class or without an area
+    (points, lines) are left out.
+
+    Raises:
+        AnnotationError: if the file cannot be read or is not GeoJSON.
+    """
+    data = open_annotation(path)
+    try:
+        document = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise AnnotationError(f"annotation '{path}': is not GeoJSON ({error}); export it again from QuPath") from error
+    regions = []
+    for number, feature in enumerate(_features(document, path)):
+        name = _class_name(feature)
+        area = _area(feature, number, path)
+        if name and area is not None and not area.is_empty:
+            regions.append(NamedRegion(name, area))
+    return regions
+
+
+def _features(document: Any, path: Path) -> list[dict[str, Any]]:
+    kind = document.get("type") if isinstance(document, dict) else None
+    features = document
+    if kind == "FeatureCollection":
+        features = document.get("features")
+    elif kind == "Feature":
+        features = [document]
+    if not isinstance(features, list) or not all(
+        isinstance(item, dict) and item.get("type") == "Feature" for item in features
+    ):
+        raise AnnotationError(f"annotation '{path}': is not a GeoJSON FeatureCollection; export it again from QuPath")
+    return features
+
+
+def _class_name(feature: dict[str, Any]) -> str | None:
+    properties = feature.get("properties")
+    if not isinstance(properties, dict):
+        return None
+    classification = properties.get("classification")
+    given = classification.get("name") if isinstance(classification, dict) else classification
+    return next((name for name in (given, properties.get("name")) if isinstance(name, str) and name.strip()), None)
+
+
+def _area(feature: dict[str, Any], number: int, path: Path) -> Area | None:
+    geometry = feature.get("geometry")
+    if not isinstance(geometry, dict) or geometry.get("type") not in _AREAS:
+        return None
+    try:
+        shape = shapely.from_geojson(json.dumps(geometry))
+    except (shapely.errors.ShapelyError, ValueError, TypeError) as error:
+        raise AnnotationError(
+            f"annotation '{path}': feature {number} is malformed ({error}); export it again"
+        ) from error
+    return mend_area(shape, f"feature {number}", path)
+
+
+def label_tiles(
+    regions: Sequence[NamedRegion],
+    base_xy: npt.NDArray[np.int64],
+    base_size: float,
+    *,
+    min_cover: float,
+    background: str | None = None,
+    classes: Iterable[str] = (),
+) -> Categorical:
+    """Give each tile the class that covers most of it.
+
+    Args:
+        regions: the annotated areas.
+        base_xy: (n, 2) int64, level-0 pixels, top-left.
+        base_size: side of a tile, level-0 pixels.
+        min_cover: least share of the tile that its class must cover, 0..1; tiles with less stay unlabelled.
+        background: class of tiles that lie outside all regions by the same share; None leaves them unlabelled.
+        classes: names that come first among the categories, in this order.
+
+    Returns:
+        Codes (n,), -1 for unlabelled, and the class names.
+    """
+    present = {region.name for region in regions} | ({background} if background else set())
+    names = [*dict.fromkeys(classes), *sorted(present - set(classes))]
+    tiles = Cover(base_xy, base_size)
+    areas = [shapely.union_all([region.area for region in regions if region.name == name]) for name in names]
+    cover = np.zeros((len(base_xy), max(1, len(names))))
+    for code, area in enumerate(areas):
+        cover[:, code] = tiles.shares(area)
+    if background:
+        # regions of two classes may overlap, so what lies outside all of them is not one minus the sum
+        cover[:, names.index(background)] += 1.0 - tiles.shares(shapely.union_all(areas))
+    # intersections leave errors near 1e-12, which must not decide at the limit
+    cover = np.round(cover, 9)
+    best = cover.argmax(axis=1)
+    enough = cover[np.arange(len(base_xy)), best] >= max(min_cover, 1e-9)
+    return Categorical(np.where(enough, best, -1).astype(np.int32), tuple(names))

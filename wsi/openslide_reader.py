@@ -1,0 +1,96 @@
+"""Slides through OpenSlide: all its formats, DICOM included."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openslide
+
+from simtriplet.wsi.errors import SlideOpenError, SlideReadError
+from simtriplet.wsi.slide import Pixels, SlideInfo
+from simtriplet.wsi.window import WindowReader, on_white
+
+__all__ = ["OpenSlideReader"]
+
+
+class OpenSlideReader(WindowReader):
+    """Read with OpenSlide; each thread has a handle of its own, since an error leaves a handle unusable.
+
+    Args:
+        path: the slide file.
+
+    Raises:
+        SlideOpenError: if OpenSlide does not know the format or the file is damaged.
+    """
+
+    name = "openslide"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._local = threading.local()
+        self._handles: list[openslide.OpenSlide] = []
+        self._lock = threading.Lock()
+        self.info = _info(self._handle())
+
+    @classmethod
+    def suits(cls, path: Path) -> bool:
+        """Tell whether OpenSlide recognises the format."""
+        try:
+            return openslide.OpenSlide.detect_format(str(path)) is not None
+        except openslide.OpenSlideError:
+            return False
+
+    def _handle(self) -> openslide.OpenSlide:
+        handle = getattr(self._local, "handle", None)
+        if handle is None:
+            try:
+                handle = openslide.OpenSlide(str(self.path))
+            except (openslide.OpenSlideError, OSError) as error:
+                raise SlideOpenError(f"slide '{self.path}': OpenSlide cannot open it: {error}") from error
+            self._local.handle = handle
+            with self._lock:
+                self._handles.append(handle)
+        return handle
+
+    def read_inside(self, level: int, xy: tuple[int, int], size: tuple[int, int]) -> Pixels:
+        """See WindowReader."""
+        downsample = self.info.level_downsamples[level]
+        base_xy = (round(xy[0] * downsample), round(xy[1] * downsample))
+        try:
+            image = self._handle().read_region(base_xy, level, size)
+        except (openslide.OpenSlideError, OSError) as error:
+            self._local.handle = None
+            raise SlideReadError(
+                f"slide '{self.path}': the region at {xy} of level {level} cannot be read ({error}); the file is damaged"
+            ) from error
+        return on_white(np.asarray(image))
+
+    def close(self) -> None:
+        """See SlideReader."""
+        with self._lock:
+            for handle in self._handles:
+                handle.close()
+            self._handles.clear()
+        self._local = threading.local()
+
+
+def _info(slide: openslide.OpenSlide) -> SlideInfo:
+    properties = slide.properties
+    return SlideInfo(
+        level_sizes=tuple((int(width), int(height)) for width, height in slide.level_dimensions),
+        level_downsamples=tuple(float(downsample) for downsample in slide.level_downsamples),
+        mpp_x=positive(properties.get(openslide.PROPERTY_NAME_MPP_X)),
+        mpp_y=positive(properties.get(openslide.PROPERTY_NAME_MPP_Y)),
+        objective_power=positive(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
+        vendor=str(properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")),
+    )
+
+
+def positive(text: Any) -> float | None:
+    """Return a positive finite number, or None for anything else a file may say."""
+    try:
+        number = float(text)
+    except (TypeError, ValueError):
+        return None
+    return number if 0 < number < float("inf") else None

@@ -1,0 +1,179 @@
+"""Slides as the rest of the program sees them: one Protocol, several readers, `open_slide` picks one.
+
+All positions here are (x, y) in pixels of the named level; all arrays are (height, width, 3) uint8 RGB.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from simtriplet.wsi.errors import ResolutionError, SettingsError, SlideOpenError
+from simtriplet.wsi.registry import Registry
+
+__all__ = ["READERS", "ReaderFactory", "SlideInfo", "SlideReader", "open_slide", "slide_mpp"]
+
+log = logging.getLogger(__name__)
+
+Pixels = npt.NDArray[np.uint8]
+MAX_ANISOTROPY = 0.01
+"""Largest relative difference between horizontal and vertical mpp that counts as square pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlideInfo:
+    """What a slide says of itself.
+
+    Attributes:
+        level_sizes: (width, height) of each level, pixels of that level; level 0 first.
+        level_downsamples: level-0 pixels per pixel of each level.
+        mpp_x: micrometres per level-0 pixel, horizontally; None where the file does not say.
+        mpp_y: the same, vertically.
+        objective_power: magnification of the scan, None where the file does not say.
+        vendor: the scanner family ("aperio", "generic-tiff", "dicom", ...).
+    """
+
+    level_sizes: tuple[tuple[int, int], ...]
+    level_downsamples: tuple[float, ...]
+    mpp_x: float | None
+    mpp_y: float | None
+    objective_power: float | None
+    vendor: str
+
+    @property
+    def width(self) -> int:
+        """Level-0 pixels."""
+        return self.level_sizes[0][0]
+
+    @property
+    def height(self) -> int:
+        """Level-0 pixels."""
+        return self.level_sizes[0][1]
+
+
+class SlideReader(Protocol):
+    """Read pixels from one slide; safe to use from several threads at once."""
+
+    name: str
+    path: Path
+    info: SlideInfo
+
+    def read(self, level: int, xy: tuple[int, int], size: tuple[int, int]) -> Pixels:
+        """Read one window.
+
+        Args:
+            level: pyramid level.
+            xy: top-left corner, pixels of that level; may lie outside the slide.
+            size: (width, height), pixels of that level.
+
+        Returns:
+            (height, width, 3) uint8 RGB; white outside the slide and where it is transparent.
+
+        Raises:
+            SlideReadError: if the pixels cannot be decoded.
+        """
+
+    def read_windows(self, level: int, xy: npt.NDArray[np.int64], size: tuple[int, int]) -> Pixels:
+        """Read many windows of one size.
+
+        Args:
+            level: pyramid level.
+            xy: (k, 2) int64, top-left corners, pixels of that level.
+            size: (width, height), pixels of that level.
+
+        Returns:
+            (k, height, width, 3) uint8 RGB.
+
+        Raises:
+            SlideReadError: if the pixels cannot be decoded.
+        """
+
+    def close(self) -> None:
+        """Release the file."""
+
+    def __enter__(self) -> Self:
+        """Return the reader itself."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file."""
+
+
+class ReaderFactory(Protocol):
+    """Open a slide with one library."""
+
+    def __call__(self, path: Path) -> SlideReader:
+        """Open the slide.
+
+        Raises:
+            SlideOpenError: if this library cannot read the file.
+        """
+
+    def suits(self, path: Path) -> bool:
+        """Tell whether `auto` should prefer this reader for the file."""
+
+
+READERS: Registry[ReaderFactory] = Registry("slide reader")
+AUTO_ORDER = ("tiff", "openslide", "tiffslide")
+
+
+def open_slide(path: str | Path, *, reader: str = "auto") -> SlideReader:
+    """Open a slide.
+
+    Args:
+        path: the slide file.
+        reader: a name in READERS, or "auto": the fast TIFF path where it gives the same pixels, else OpenSlide, else
+            TiffSlide.
+
+    Raises:
+        SlideOpenError: if the file does not exist or no reader can open it.
+        UnknownNameError: if there is no reader of that name.
+    """
+    import simtriplet.wsi.readers  # noqa: F401  (registers the readers on first use; they import slide libraries)
+
+    path = Path(path)
+    if not path.exists():
+        raise SlideOpenError(f"slide '{path}': does not exist; check the path")
+    if path.is_dir():
+        raise SlideOpenError(f"slide '{path}': is a folder; pass a slide file")
+    if reader != "auto":
+        return READERS.get(reader)(path)
+    refusal: SlideOpenError | None = None
+    for name in AUTO_ORDER:
+        factory = READERS.get(name)
+        if not factory.suits(path):
+            continue
+        try:
+            opened = factory(path)
+        except SlideOpenError as error:
+            refusal = error
+            continue
+        log.debug("slide %s: read with %s", path.name, name)
+        return opened
+    raise refusal or SlideOpenError(
+        f"slide '{path}': is not a slide that OpenSlide or TiffSlide can read; check the file"
+    )
+
+
+def slide_mpp(reader: SlideReader, override: float | None = None) -> float:
+    """Return the slide's micrometres per level-0 pixel; an override wins over what the file says.
+
+    Raises:
+        ResolutionError: if it is unknown or differs between the axes by more than 1 %.
+        SettingsError: if the override is not positive.
+    """
+    if override is not None:
+        if not 0 < override < float("inf"):
+            raise SettingsError(f"slide mpp {override}: must be a positive number; pass --slide-mpp 0.25, say")
+        return override
+    mpp_x, mpp_y = reader.info.mpp_x, reader.info.mpp_y
+    if mpp_x is None or mpp_y is None:
+        raise ResolutionError(f"slide '{reader.path}': has no mpp in its file; pass --slide-mpp")
+    if abs(mpp_x - mpp_y) > MAX_ANISOTROPY * max(mpp_x, mpp_y):
+        raise ResolutionError(f"slide '{reader.path}': pixels are not square ({mpp_x} x {mpp_y} um); pass --slide-mpp")
+    return (mpp_x + mpp_y) / 2

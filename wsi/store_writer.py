@@ -1,0 +1,268 @@
+"""The tile store, write side: everything goes to `<name>.partial`; the state comes last, then the rename."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from simtriplet.wsi.codec import TileCodec
+from simtriplet.wsi.errors import StoreError
+from simtriplet.wsi.images import TILES_PER_SHARD, write_image_metadata, write_image_shard
+from simtriplet.wsi.store import FORMAT_VERSION, PARTIAL_SUFFIX, SCHEMA, SPATIAL, TABLE, TileStore
+from simtriplet.wsi.table import Categorical, write_array, write_table
+from simtriplet.wsi.thumbnail import write_thumbnail
+
+if TYPE_CHECKING:
+    import shapely
+
+__all__ = ["StoreContents", "StoreWriter", "library_versions"]
+
+_LIBRARIES = ("simtriplet", "numpy", "zarr", "shapely", "openslide-python", "tiffslide", "tifffile", "imagecodecs")
+
+
+@dataclass(frozen=True, slots=True)
+class StoreContents:
+    """All of a store but its pixels; n tiles in storage order.
+
+    Attributes:
+        slide: id, patient_id (or None), mpp, width, height (level-0 px), level_downsamples, objective_power, vendor, fingerprint.
+        tiling: mpp, size_px, stride_px and whatever else reproduces the lattice.
+        tissue: how tissue was found.
+        base_xy: (n, 2) int64, level-0 pixels, top-left.
+        row: (n,) int, lattice row.
+        col: (n,) int, lattice column.
+        tissue_id: (n,) int, tissue region; -1 where unknown.
+        tissue_fraction: (n,) float in [0, 1].
+        columns: further obs columns, (n,) each.
+        label: class per tile, or None when the slide has no annotations.
+        thumbnail: (h, w, 3) uint8 RGB of the whole slide.
+        thumbnail_downsample: level-0 pixels per thumbnail pixel.
+        tissue_mask: (h, w) uint16 region number plus one, 0 where there is no tissue; as the thumbnail.
+        regions: tissue regions, level-0 pixels.
+    """
+
+    slide: Mapping[str, Any]
+    tiling: Mapping[str, Any]
+    tissue: Mapping[str, Any]
+    base_xy: npt.NDArray[np.int64]
+    row: npt.NDArray[np.integer[Any]]
+    col: npt.NDArray[np.integer[Any]]
+    tissue_id: npt.NDArray[np.integer[Any]]
+    tissue_fraction: npt.NDArray[np.floating[Any]]
+    thumbnail: npt.NDArray[np.uint8]
+    thumbnail_downsample: float
+    tissue_mask: npt.NDArray[np.uint16]
+    regions: "Sequence[shapely.Polygon | shapely.MultiPolygon]" = ()
+    label: Categorical | None = None
+    columns: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+
+class StoreWriter:
+    """Write one store; use as a context manager, which removes the half-written folder on an error.
+
+    Args:
+        path: the final folder, `<slide_id>.tiles.zarr`.
+        size_px: side of a tile.
+        codec: encodes each tile.
+
+    Raises:
+        StoreError: if the folder cannot be made.
+    """
+
+    def __init__(self, path: Path, *, size_px: int, codec: TileCodec) -> None:
+        self.path = path
+        self.size_px = size_px
+        self.codec = codec
+        self.partial = path.with_name(path.name + PARTIAL_SUFFIX)
+        self._checksums: dict[int, npt.NDArray[np.uint32]] = {}
+        self._sizes: dict[int, int] = {}
+        try:
+            shutil.rmtree(self.partial, ignore_errors=True)
+            self.partial.mkdir(parents=True)
+        except OSError as error:
+            raise StoreError(
+                f"output '{path.parent}': cannot be written ({error.strerror}); choose another --out"
+            ) from error
+
+    @property
+    def bytes_written(self) -> int:
+        """Size of the shards written so far."""
+        return sum(self._sizes.values())
+
+    @property
+    def _images(self) -> Path:
+        return self.partial / "tiles" / "images"
+
+    def __enter__(self) -> "StoreWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.partial.exists():
+            shutil.rmtree(self.partial, ignore_errors=True)
+
+    def write_shard(self, shard: int, tiles: Sequence[npt.NDArray[np.uint8]]) -> None:
+        """Encode and write shard number `shard`: tiles shard * 64 and following, (s, s, 3) uint8 each. Thread-safe.
+
+        Raises:
+            StoreError: if the disk is full or fails.
+        """
+        encoded = [self.codec.encode(tile) for tile in tiles]
+        self._checksums[shard] = np.array([_crc32c(chunk) for chunk in encoded], dtype=np.uint32)
+        try:
+            self._sizes[shard] = write_image_shard(self._images, shard, encoded)
+        except OSError as error:
+            raise StoreError(
+                f"output '{self.path}': cannot be written ({error.strerror}); free space and tile again"
+            ) from error
+
+    def write_tiles(self, tiles: npt.NDArray[np.uint8]) -> None:
+        """Write all tiles at once, (n, s, s, 3) uint8."""
+        for shard, start in enumerate(range(0, len(tiles), TILES_PER_SHARD)):
+            self.write_shard(shard, list(tiles[start : start + TILES_PER_SHARD]))
+
+    def finish(self, contents: StoreContents) -> TileStore:
+        """Write everything else, then give the store its final name.
+
+        Raises:
+            StoreError: if the disk is full, or the shards do not hold as many tiles as the contents say.
+        """
+        n_tiles = len(contents.base_xy)
+        checksums = [self._checksums[shard] for shard in sorted(self._checksums)]
+        crc = np.concatenate([*checksums, np.zeros(0, np.uint32)])
+        if len(crc) != n_tiles:
+            raise StoreError(
+                f"store '{self.path.name}': {len(crc)} tiles written, {n_tiles} described; report this as a bug"
+            )
+        try:
+            write_image_metadata(self._images, n_tiles=n_tiles, size_px=self.size_px, codec=self.codec)
+            root = zarr.open_group(self.partial, mode="a")
+            root.require_group("tiles")
+            _write_contents(root, contents, crc)
+            _set_attributes(root, contents, n_tiles=n_tiles, codec=self.codec)
+            _fsync_tree(self.partial)
+            _replace_folder(self.partial, self.path)
+        except OSError as error:
+            raise StoreError(
+                f"output '{self.path}': cannot be written ({error.strerror}); free space and tile again"
+            ) from error
+        return TileStore(self.path)
+
+
+def _crc32c(chunk: bytes | memoryview) -> int:
+    return int(google_crc32c.value(bytes(chunk)))
+
+
+def _write_contents(root: zarr.Group, contents: StoreContents, crc: npt.NDArray[np.uint32]) -> None:
+    half = contents.tiling["size_px"] * contents.tiling["mpp"] / contents.slide["mpp"] / 2
+    obs: dict[str, npt.NDArray[Any] | Categorical] = {
+        "x": contents.base_xy[:, 0].astype(np.int64),
+        "y": contents.base_xy[:, 1].astype(np.int64),
+        "row": np.asarray(contents.row, dtype=np.int32),
+        "col": np.asarray(contents.col, dtype=np.int32),
+        "tissue_id": np.asarray(contents.tissue_id, dtype=np.int32),
+        "tissue_fraction": np.asarray(contents.tissue_fraction, dtype=np.float32),
+        **contents.columns,
+        "crc32c": crc,
+    }
+    if contents.label is not None:
+        obs["label"] = contents.label
+    names = [f"r{r}_c{c}" for r, c in zip(contents.row.tolist(), contents.col.tolist(), strict=True)]
+    write_table(
+        root.require_group("tables"),
+        "tiles",
+        index=np.array(names, dtype=object),
+        obs=obs,
+        obsm={SPATIAL: contents.base_xy.astype(np.float64) + half},
+        uns={"slide_id": contents.slide["id"]},
+    )
+    write_thumbnail(
+        root.require_group("images"),
+        contents.thumbnail,
+        contents.tissue_mask,
+        um_per_px=contents.slide["mpp"] * contents.thumbnail_downsample,
+    )
+    _write_regions(root.create_group("tissue"), contents.regions)
+
+
+def _write_regions(group: zarr.Group, regions: "Sequence[shapely.Polygon | shapely.MultiPolygon]") -> None:
+    """Store polygons as ragged arrays: xy of all rings, and where each ring, polygon and region ends."""
+    rings: list[npt.NDArray[np.float64]] = []
+    polygon_ends, region_ends = [0], [0]
+    for region in regions:
+        for polygon in getattr(region, "geoms", [region]):
+            rings.append(np.asarray(polygon.exterior.coords, dtype=np.float64))
+            rings.extend(np.asarray(hole.coords, dtype=np.float64) for hole in polygon.interiors)
+            polygon_ends.append(len(rings))
+        region_ends.append(len(polygon_ends) - 1)
+    ring_ends = np.cumsum([0, *(len(ring) for ring in rings)])
+    write_array(group, "xy", np.concatenate([np.zeros((0, 2)), *rings]))
+    write_array(group, "ring_offsets", ring_ends.astype(np.int64))
+    write_array(group, "polygon_offsets", np.array(polygon_ends, dtype=np.int64))
+    write_array(group, "region_offsets", np.array(region_ends, dtype=np.int64))
+
+
+def _set_attributes(root: zarr.Group, contents: StoreContents, *, n_tiles: int, codec: TileCodec) -> None:
+    root.attrs["simtriplet"] = {
+        "schema": SCHEMA,
+        "version": FORMAT_VERSION,
+        "tiles_id": uuid.uuid4().hex,
+        "n_tiles": n_tiles,
+        "table": TABLE,
+        "slide": dict(contents.slide),
+        "tiling": {**contents.tiling, "codec": codec.name},
+        "tissue": dict(contents.tissue),
+        "thumbnail": {"downsample": contents.thumbnail_downsample},
+        "provenance": {
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "versions": library_versions(),
+        },
+        "state": "complete",
+    }
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that shape a store."""
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _fsync_tree(folder: Path) -> None:
+    """Flush the small files (all metadata); pixels are covered by their checksums and flushed by the system."""
+    for path in (folder / "zarr.json", folder):
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+
+def _replace_folder(new: Path, final: Path) -> None:
+    """Rename `new` to `final`, moving an old folder out of the way first."""
+    old = final.with_name(f"{final.name}.old-{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
+    if final.exists():
+        os.rename(final, old)
+    os.rename(new, final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file under a temporary name, then rename it."""
+    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    partial.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)

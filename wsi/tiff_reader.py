@@ -1,0 +1,230 @@
+"""The fast path for tiled TIFF and Aperio SVS: each native tile is read and decoded once, without the GIL."""
+
+import os
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import openslide
+import tifffile
+
+from simtriplet.wsi.errors import SlideOpenError, SlideReadError
+from simtriplet.wsi.openslide_reader import positive
+from simtriplet.wsi.slide import Pixels, SlideInfo
+from simtriplet.wsi.window import WindowReader
+
+__all__ = ["TiffReader"]
+
+_VENDORS = ("aperio", "generic-tiff")
+"""Formats whose native tiles make up the picture without overlaps or offsets; others go through OpenSlide."""
+
+_COLOURS = {1: (1, 2), 5: (1, 2), 7: (1, 2, 6), 8: (1, 2), 32946: (1, 2), 33005: (2,)}
+"""Which photometric interpretations (grey, RGB, YCbCr) decode to RGB, by compression: none, LZW, JPEG, deflate (two
+numbers) and Aperio's JPEG 2000. Only the JPEG codec turns YCbCr into RGB itself; Aperio's JPEG 2000 in YCbCr (33003)
+comes out unconverted, so it is left to OpenSlide."""
+
+_CACHE_BYTES = 64 << 20
+_UM_PER_UNIT = {2: 25_400.0, 3: 10_000.0}
+"""Micrometres per TIFF resolution unit: inch, centimetre."""
+
+Decoder = Callable[..., tuple[npt.NDArray[np.uint8] | None, tuple[int, ...], tuple[int, ...]]]
+
+
+class TiffReader(WindowReader):
+    """Read native tiles with pread and decode them with imagecodecs; decoded tiles are kept in a small shared cache.
+
+    Args:
+        path: the slide file.
+
+    Raises:
+        SlideOpenError: if the file is not a tiled 8-bit TIFF of a layout this reader knows.
+    """
+
+    name = "tiff"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        vendor = openslide.OpenSlide.detect_format(str(path))
+        if vendor not in _VENDORS:
+            raise SlideOpenError(f"slide '{path}': is {vendor or 'of an unknown format'}, not a plain tiled TIFF")
+        try:
+            with tifffile.TiffFile(path) as tiff:
+                levels = _level_pages(tiff)
+                if not levels:
+                    raise SlideOpenError(f"slide '{path}': has no tiled 8-bit level of a known compression")
+                self._levels = [_Level(page) for page in levels]
+                self.info = _info(vendor, levels)
+        except SlideOpenError:
+            raise
+        except Exception as error:  # tifffile lets through many types on a damaged file
+            raise SlideOpenError(f"slide '{path}': is a damaged TIFF: {error}") from error
+        self._file = os.open(path, os.O_RDONLY)
+        self._cache = _TileCache(_CACHE_BYTES)
+
+    @classmethod
+    def suits(cls, path: Path) -> bool:
+        """Tell whether OpenSlide calls the file Aperio or a generic tiled TIFF."""
+        try:
+            return openslide.OpenSlide.detect_format(str(path)) in _VENDORS
+        except openslide.OpenSlideError:
+            return False
+
+    def read_inside(self, level: int, xy: tuple[int, int], size: tuple[int, int]) -> Pixels:
+        """See WindowReader."""
+        (x, y), (width, height) = xy, size
+        source = self._levels[level]
+        pixels = np.empty((height, width, 3), np.uint8)
+        for row in range(y // source.tile_height, (y + height - 1) // source.tile_height + 1):
+            for col in range(x // source.tile_width, (x + width - 1) // source.tile_width + 1):
+                left, top = col * source.tile_width, row * source.tile_height
+                x0, x1 = max(x, left), min(x + width, left + source.tile_width)
+                y0, y1 = max(y, top), min(y + height, top + source.tile_height)
+                tile = self._native_tile(level, row * source.n_cols + col)
+                pixels[y0 - y : y1 - y, x0 - x : x1 - x] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
+        return pixels
+
+    def _native_tile(self, level: int, number: int) -> Pixels:
+        cached = self._cache.get((level, number))
+        if cached is None:
+            cached = self._decode(level, number)
+            self._cache.put((level, number), cached)
+        return cached
+
+    def _decode(self, level: int, number: int) -> Pixels:
+        source = self._levels[level]
+        try:
+            data = os.pread(self._file, source.sizes[number], source.offsets[number])
+            if len(data) != source.sizes[number]:
+                raise ValueError("the file ends before the tile does")
+            # a tile of no bytes is how a sparse file says "nothing scanned here"
+            decoded = source.decode(data, number, jpegtables=source.jpegtables)[0] if data else None
+        except Exception as error:  # the codecs raise types of their own
+            raise SlideReadError(
+                f"slide '{self.path}': native tile {number} of level {level} cannot be decoded ({error}); the file is damaged"
+            ) from error
+        return _as_full_rgb(decoded, source.tile_height, source.tile_width)
+
+    def close(self) -> None:
+        """See SlideReader."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+class _Level:
+    """One pyramid level: where its native tiles lie and how to decode them."""
+
+    def __init__(self, page: Any) -> None:
+        self.tile_width, self.tile_height = int(page.tilewidth), int(page.tilelength)
+        self.n_cols = -(-int(page.imagewidth) // self.tile_width)
+        n_tiles = self.n_cols * -(-int(page.imagelength) // self.tile_height)
+        self.offsets = [int(offset) for offset in page.dataoffsets]
+        self.sizes = [int(size) for size in page.databytecounts]
+        if min(len(self.offsets), len(self.sizes)) < n_tiles:
+            raise ValueError(f"{n_tiles} tiles announced, {len(self.offsets)} stored")
+        self.jpegtables: bytes | None = page.jpegtables
+        self.decode = cast(Decoder, page.decode)
+
+
+class _TileCache:
+    """Decoded native tiles, the least recently used dropped first; shared by all threads."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._tiles: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[int, int]) -> Pixels | None:
+        with self._lock:
+            tile = self._tiles.get(key)
+            if tile is not None:
+                self._tiles.move_to_end(key)
+            return tile
+
+    def put(self, key: tuple[int, int], tile: Pixels) -> None:
+        with self._lock:
+            if key in self._tiles:
+                return
+            self._tiles[key] = tile
+            self._bytes += tile.nbytes
+            while self._bytes > self._max_bytes and len(self._tiles) > 1:
+                self._bytes -= self._tiles.popitem(last=False)[1].nbytes
+
+
+def _as_full_rgb(decoded: npt.NDArray[np.uint8] | None, height: int, width: int) -> Pixels:
+    """Make (tile height, tile width, 3) of whatever the codec returned: edge tiles may be cropped, grey ones lack colour."""
+    if decoded is None:
+        return np.full((height, width, 3), 255, np.uint8)
+    tile = decoded[0] if decoded.ndim == 4 else decoded
+    if tile.shape == (height, width, 3):
+        return tile
+    full = np.full((height, width, 3), 255, np.uint8)
+    full[: tile.shape[0], : tile.shape[1]] = tile[..., :3] if tile.shape[2] >= 3 else tile[..., :1]
+    return full
+
+
+def _level_pages(tiff: tifffile.TiffFile) -> list[Any]:
+    """Return the tiled pages that form the pyramid: level 0 first, then those of its shape, each smaller than the last."""
+    pages: list[Any] = [page for page in tiff.pages if _readable(page)]
+    if not pages or pages[0].index != 0:
+        return []
+    levels = [pages[0]]
+    aspect = pages[0].imagewidth / pages[0].imagelength
+    for page in pages[1:]:
+        smaller = page.imagewidth < levels[-1].imagewidth and page.imagelength < levels[-1].imagelength
+        # rounding to whole pixels moves the aspect of a small level
+        slack = 1 / page.imagelength + 1 / page.imagewidth
+        if smaller and abs(page.imagewidth / page.imagelength / aspect - 1) <= slack + 0.01:
+            levels.append(page)
+    return levels
+
+
+def _readable(page: Any) -> bool:
+    return bool(
+        isinstance(page, tifffile.TiffPage)
+        and page.is_tiled
+        and page.dtype == np.uint8
+        and page.samplesperpixel in (1, 3)
+        and page.planarconfig == 1
+        and int(page.photometric) in _COLOURS.get(int(page.compression), ())
+        and page.imagedepth == 1
+    )
+
+
+def _info(vendor: str, levels: list[Any]) -> SlideInfo:
+    width, height = int(levels[0].imagewidth), int(levels[0].imagelength)
+    sizes = tuple((int(page.imagewidth), int(page.imagelength)) for page in levels)
+    mpp_x, mpp_y, power = _aperio_scale(levels[0]) if vendor == "aperio" else _tag_scale(levels[0])
+    return SlideInfo(
+        level_sizes=sizes,
+        level_downsamples=tuple((width / w + height / h) / 2 for w, h in sizes),
+        mpp_x=mpp_x,
+        mpp_y=mpp_y,
+        objective_power=power,
+        vendor=vendor,
+    )
+
+
+def _aperio_scale(page: Any) -> tuple[float | None, float | None, float | None]:
+    fields = dict(re.findall(r"\|\s*(\w+)\s*=\s*([^|]*)", page.description or ""))
+    mpp = positive(fields.get("MPP"))
+    return mpp, mpp, positive(fields.get("AppMag"))
+
+
+def _tag_scale(page: Any) -> tuple[float | None, float | None, float | None]:
+    """Micrometres per pixel from the resolution tags; none without a unit."""
+    unit = page.tags.get("ResolutionUnit")
+    um = _UM_PER_UNIT.get(int(unit.value)) if unit is not None else None
+    scales = []
+    for name in ("XResolution", "YResolution"):
+        tag = page.tags.get(name)
+        ratio = tag.value if tag is not None else (0, 1)
+        per_unit = positive(ratio[0] / ratio[1]) if ratio[1] else None
+        scales.append(um / per_unit if um and per_unit else None)
+    return scales[0], scales[1], None

@@ -1,0 +1,104 @@
+"""Slides through TiffSlide: TIFF flavours that OpenSlide does not know."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+import tiffslide
+
+from simtriplet.wsi.errors import SlideOpenError, SlideReadError
+from simtriplet.wsi.openslide_reader import positive
+from simtriplet.wsi.slide import Pixels, SlideInfo
+from simtriplet.wsi.window import WindowReader
+
+__all__ = ["TiffSlideReader"]
+
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+class TiffSlideReader(WindowReader):
+    """Read with TiffSlide.
+
+    Args:
+        path: the slide file.
+
+    Raises:
+        SlideOpenError: if TiffSlide cannot open it or it is no 8-bit RGB image.
+    """
+
+    name = "tiffslide"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            _refuse_foreign_pixels(path)
+            self._slide = tiffslide.TiffSlide(path)
+            self.info = _info(self._slide)
+        except SlideOpenError:
+            raise
+        except Exception as error:  # tiffslide lets through whatever its libraries raise on a foreign file
+            raise SlideOpenError(f"slide '{path}': TiffSlide cannot open it: {_first_line(error)}") from error
+
+    @classmethod
+    def suits(cls, path: Path) -> bool:
+        """Tell whether the file is a TIFF."""
+        return is_tiff(path)
+
+    def read_inside(self, level: int, xy: tuple[int, int], size: tuple[int, int]) -> Pixels:
+        """See WindowReader."""
+        downsample = self.info.level_downsamples[level]
+        # TiffSlide floors back to the level, so the ceiling is what returns to the pixel asked for
+        base_xy = (math.ceil(xy[0] * downsample), math.ceil(xy[1] * downsample))
+        try:
+            pixels = self._slide.read_region(base_xy, level, size, as_array=True)
+        except Exception as error:  # the decoders raise many types
+            raise SlideReadError(
+                f"slide '{self.path}': the region at {xy} of level {level} cannot be read ({_first_line(error)}); "
+                "the file is damaged"
+            ) from error
+        if pixels.ndim == 2 or pixels.shape[-1] == 1:
+            return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
+        return np.ascontiguousarray(pixels[..., :3])
+
+    def close(self) -> None:
+        """See SlideReader."""
+        self._slide.close()
+
+
+def is_tiff(path: Path) -> bool:
+    """Tell whether the file starts as a TIFF or BigTIFF does."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) in _TIFF_MAGIC
+    except OSError:
+        return False
+
+
+def _refuse_foreign_pixels(path: Path) -> None:
+    with tifffile.TiffFile(path) as tiff:
+        page: Any = tiff.pages[0]
+        if page.dtype != np.uint8 or page.samplesperpixel not in (1, 3, 4) or page.planarconfig != 1:
+            kind = f"{page.samplesperpixel} x {page.dtype}"
+            raise SlideOpenError(f"slide '{path}': pixels are {kind}, not 8-bit RGB; convert it to RGB")
+        if not page.is_tiled:
+            raise SlideOpenError(
+                f"slide '{path}': is stored in strips, not in tiles; convert it to a tiled pyramid (vips tiffsave --tile --pyramid)"
+            )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _info(slide: tiffslide.TiffSlide) -> SlideInfo:
+    properties = slide.properties
+    return SlideInfo(
+        level_sizes=tuple((int(width), int(height)) for width, height in slide.level_dimensions),
+        level_downsamples=tuple(float(downsample) for downsample in slide.level_downsamples),
+        mpp_x=positive(properties.get("tiffslide.mpp-x")),
+        mpp_y=positive(properties.get("tiffslide.mpp-y")),
+        objective_power=positive(properties.get("tiffslide.objective-power")),
+        vendor=str(properties.get("tiffslide.vendor", "unknown")),
+    )
