@@ -1,6 +1,5 @@
 """The commands on slides and stores: info, tile, index, check."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,9 @@ from simtriplet.pipelines.manifest import collect_jobs
 from simtriplet.pipelines.options import AnyPath, existing_option, quiet, stores_argument
 from simtriplet.pipelines.slide_steps import IndexRequest, index_stores, tile_slides
 from simtriplet.wsi.check import check_store
-from simtriplet.wsi.errors import SimTripletError, StoreError
+from simtriplet.wsi.errors import SettingsError, SimTripletError, StoreError
 from simtriplet.wsi.geometry import TilingSpec
+from simtriplet.wsi.quality import QualitySpec
 from simtriplet.wsi.slide import open_slide
 from simtriplet.wsi.store import find_stores, open_stores
 from simtriplet.wsi.tiling import LabelSpec, TileRequest
@@ -56,8 +56,46 @@ def info(slides: tuple[Path, ...], reader: str) -> None:
 @click.option("--level", type=int, default=None, help="Take this pyramid level unresampled, instead of --mpp.")
 @click.option("--size", default=224, show_default=True, help="Side of a tile, tile pixels.")
 @click.option("--stride", type=int, default=None, help="Distance between tiles, tile pixels.  [default: the size]")
+@click.option(
+    "--overlap", type=int, default=None, help="Pixels that neighbours share, instead of --stride.  [default: 0]"
+)
+@click.option(
+    "--grid",
+    type=click.Choice(["mpp", "native"]),
+    default="mpp",
+    show_default=True,
+    help="native copies the slide's own JPEG tiles of the level at --mpp (or --level), bit for bit.",
+)
+@click.option(
+    "--context-mpp",
+    type=float,
+    multiple=True,
+    help="Also store tiles around the same centre at this um per pixel; may repeat.",
+)
 @click.option("--min-tissue", default=0.5, show_default=True, help="Least share of a tile covered by tissue, 0..1.")
-@click.option("--tissue", default="otsu", show_default=True, help="Tissue detector: otsu or all.")
+@click.option(
+    "--tissue",
+    default="otsu",
+    show_default=True,
+    help="Tissue detector: otsu, hsv, entropy, all; or mask:PATH, a PNG or annotations (or a folder of <slide_id> files).",
+)
+@click.option(
+    "--min-region-um2",
+    default=50_000.0,
+    show_default=True,
+    help="Smaller pieces of tissue are dropped, square micrometres.",
+)
+@click.option(
+    "--max-hole-um2", default=50_000.0, show_default=True, help="Smaller holes are filled, square micrometres."
+)
+@click.option("--min-sharpness", type=float, default=None, help="Leave out blurred tiles: try 0.2.  [default: keep]")
+@click.option(
+    "--max-pen", type=float, default=None, help="Leave out tiles with a larger share of ink.  [default: keep]"
+)
+@click.option(
+    "--max-fold", type=float, default=None, help="Leave out tiles with a larger share of folds.  [default: keep]"
+)
+@click.option("--min-saturation", type=float, default=None, help="Leave out paler tiles, 0..1.  [default: keep]")
 @click.option("--slide-mpp", type=float, default=None, help="Micrometres per level-0 pixel; wins over the file's own.")
 @click.option(
     "--mpp-tolerance",
@@ -82,7 +120,12 @@ def info(slides: tuple[Path, ...], reader: str) -> None:
     help="none and zstd are lossless; jpeg takes about a ninth of the space.",
 )
 @click.option("--jpeg-quality", default=90, show_default=True, help="1..100, for --codec jpeg.")
-@click.option("--annotations", type=AnyPath, default=None, help="Folder of <slide_id>.geojson, or one GeoJSON file.")
+@click.option(
+    "--annotations",
+    type=AnyPath,
+    default=None,
+    help="Folder of <slide_id>.geojson, .xml (ASAP, ImageScope) or .csv; or one such file.",
+)
 @click.option("--min-label-cover", default=0.5, show_default=True, help="Least share of a tile its class covers.")
 @click.option("--background", default=None, help="Class of annotated slides' tiles outside all regions.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Dask worker processes here.")
@@ -95,14 +138,19 @@ def tile(slides: tuple[Path, ...], out: Path, **options: Any) -> None:
             mpp=options["mpp"],
             level=options["level"],
             size_px=options["size"],
-            stride_px=options["stride"],
+            stride_px=_stride(options["size"], options["stride"], options["overlap"]),
             edge=options["edge"],
             mpp_tolerance=options["mpp_tolerance"],
             upsample=options["upsample"],
             min_tissue=options["min_tissue"],
+            context_mpp=options["context_mpp"],
         ),
-        tissue=replace(TissueSpec(), detector=options["tissue"]),
+        tissue=TissueSpec(options["tissue"], options["min_region_um2"], options["max_hole_um2"]),
+        quality=QualitySpec(
+            **{name: options[name] for name in ("min_sharpness", "max_pen", "max_fold", "min_saturation")}
+        ),
         labels=LabelSpec(options["min_label_cover"], options["background"]),
+        grid=options["grid"],
         codec=options["codec"],
         jpeg_quality=options["jpeg_quality"],
         reader=options["reader"],
@@ -125,6 +173,16 @@ def tile(slides: tuple[Path, ...], out: Path, **options: Any) -> None:
             f"{len(failed)} of {len(outcomes)} slides failed; see '{out / 'tile-summary.csv'}' for the reasons"
         )
     say(f"stores are in {out}; next: simtriplet index {out}")
+
+
+def _stride(size_px: int, stride_px: int | None, overlap_px: int | None) -> int | None:
+    if overlap_px is None:
+        return stride_px
+    if stride_px is not None:
+        raise click.UsageError("--stride and --overlap say the same thing; pass one of them")
+    if not 0 <= overlap_px < size_px:
+        raise SettingsError(f"overlap {overlap_px}: must be at least 0 and below the size, {size_px}; correct it")
+    return size_px - overlap_px
 
 
 @click.command()

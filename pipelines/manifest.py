@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from simtriplet.wsi.annotation import read_geojson
+from simtriplet.wsi.annotation_file import find_annotation, read_annotations
 from simtriplet.wsi.errors import SettingsError, SlideOpenError
 from simtriplet.wsi.registry import nearest_name
 from simtriplet.wsi.tiling import SlideJob, slide_id_of
@@ -14,7 +14,7 @@ __all__ = ["SLIDE_SUFFIXES", "collect_jobs", "read_manifest"]
 SLIDE_SUFFIXES = frozenset(
     ".svs .tif .tiff .btf .ndpi .vms .vmu .scn .mrxs .svslide .bif .dcm .czi .qptiff".split()  # noqa: SIM905
 )
-COLUMNS = ("path", "slide_id", "patient_id", "slide_mpp")
+COLUMNS = ("path", "slide_id", "patient_id", "label", "slide_mpp")
 
 
 def collect_jobs(
@@ -24,7 +24,7 @@ def collect_jobs(
 
     Args:
         inputs: slide files, folders (all slides right inside them) and manifest CSVs.
-        annotations: folder with `<slide_id>.geojson`, or one such file when there is one slide.
+        annotations: folder with `<slide_id>.geojson`, .xml or .csv, or one such file when there is one slide.
         slide_mpp: micrometres per level-0 pixel for all slides whose manifest row gives none.
 
     Raises:
@@ -56,7 +56,7 @@ def _folder_jobs(folder: Path) -> list[SlideJob]:
 
 
 def read_manifest(path: Path) -> list[SlideJob]:
-    """Read a manifest CSV with the columns path, and optionally slide_id, patient_id and slide_mpp.
+    """Read a manifest CSV with the columns path, and optionally slide_id, patient_id, label and slide_mpp.
 
     Paths are relative to the manifest.
 
@@ -79,7 +79,7 @@ def read_manifest(path: Path) -> list[SlideJob]:
 
 
 def _manifest_job(manifest: Path, line: int, row: dict[str, str | None]) -> SlideJob:
-    file, slide_id, patient_id, mpp = ((row.get(column) or "").strip() for column in COLUMNS)
+    file, slide_id, patient_id, label, mpp = ((row.get(column) or "").strip() for column in COLUMNS)
     if not file:
         raise SettingsError(f"manifest '{manifest}' line {line}: has no path; fill it in")
     slide = manifest.parent / file
@@ -88,6 +88,7 @@ def _manifest_job(manifest: Path, line: int, row: dict[str, str | None]) -> Slid
             path=slide,
             slide_id=slide_id or slide_id_of(slide),
             patient_id=patient_id or None,
+            label=label or None,
             slide_mpp=float(mpp) if mpp else None,
         )
     except SettingsError as error:
@@ -112,8 +113,9 @@ def _complete(job: SlideJob, annotations: Path | None, slide_mpp: float | None, 
         path=job.path,
         slide_id=job.slide_id,
         patient_id=job.patient_id,
+        label=job.label,
         slide_mpp=job.slide_mpp if job.slide_mpp is not None else slide_mpp,
-        regions=tuple(read_geojson(file)) if file is not None else None,
+        regions=tuple(read_annotations(file)) if file is not None else None,
     )
 
 
@@ -121,8 +123,7 @@ def _annotation_file(job: SlideJob, annotations: Path | None, *, single: bool) -
     if annotations is None:
         return None
     if annotations.is_dir():
-        file = annotations / f"{job.slide_id}.geojson"
-        return file if file.exists() else None
+        return find_annotation(annotations, job.slide_id)
     if not annotations.exists():
         raise SettingsError(f"annotations '{annotations}': do not exist; pass a folder of <slide_id>.geojson")
     if not single:

@@ -11,8 +11,9 @@ from simtriplet.pretrain.settings import PrecisionName
 from simtriplet.wsi.codec import CodecName
 from simtriplet.wsi.errors import SettingsError
 from simtriplet.wsi.geometry import TilingSpec
+from simtriplet.wsi.quality import QualitySpec
 from simtriplet.wsi.settings import build, merge, parse_assignments, read_toml
-from simtriplet.wsi.tiling import LabelSpec, TileRequest
+from simtriplet.wsi.tile_request import GridName, LabelSpec, TileRequest
 from simtriplet.wsi.tissue import TissueSpec
 
 __all__ = [
@@ -59,10 +60,12 @@ class StoreSection:
     """How tiles are stored.
 
     Attributes:
+        grid: mpp, or native: the slide's own JPEG tiles, copied.
         codec: none, zstd or jpeg.
         jpeg_quality: 1..100.
     """
 
+    grid: GridName = "mpp"
     codec: CodecName = "none"
     jpeg_quality: int = 90
 
@@ -141,6 +144,7 @@ class Recipe:
         out: folder of all results; relative to the recipe.
         tiling: lattice of tiles.
         tissue: how tissue is found.
+        quality: which tiles are good enough.
         labels: how annotations become tile labels.
         store: how tiles are stored.
         index: how tiles become neighbours.
@@ -153,6 +157,7 @@ class Recipe:
     out: Path = Path("results")
     tiling: TilingSpec = field(default_factory=TilingSpec)
     tissue: TissueSpec = field(default_factory=TissueSpec)
+    quality: QualitySpec = field(default_factory=QualitySpec)
     labels: LabelSpec = field(default_factory=LabelSpec)
     store: StoreSection = field(default_factory=StoreSection)
     index: IndexRequest = field(default_factory=IndexRequest)
@@ -165,7 +170,9 @@ class Recipe:
         return TileRequest(
             tiling=self.tiling,
             tissue=self.tissue,
+            quality=self.quality,
             labels=self.labels,
+            grid=self.store.grid,
             codec=self.store.codec,
             jpeg_quality=self.store.jpeg_quality,
             reader=self.slides.reader,

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from simtriplet.pipelines.batch import Outcome, tile_batch, write_summary
-from simtriplet.pipelines.console import print_table, progress_bar
+from simtriplet.pipelines.console import print_table, progress_bar, say
 from simtriplet.wsi.errors import SettingsError, StoreError
 from simtriplet.wsi.neighbour_index import IndexSummary, index_store
 from simtriplet.wsi.neighbours import GridRule, KnnRule, NeighbourRule, RadiusRule, RingRule
 from simtriplet.wsi.settings import to_toml
-from simtriplet.wsi.store import SPATIAL, TileStore
+from simtriplet.wsi.store import SPATIAL, STORE_SUFFIX, TileStore
+from simtriplet.wsi.survey import estimate_batch, gigabytes, refuse_full_disk
 from simtriplet.wsi.tiling import Existing, SlideJob, TileRequest
 
 __all__ = ["IndexRequest", "index_stores", "make_folder", "tile_slides", "write_settings"]
@@ -99,6 +100,7 @@ def tile_slides(
 ) -> list[Outcome]:
     """Tile slides, print the summary, and write `tile.toml` and `tile-summary.csv` beside the stores."""
     make_folder(out)
+    _tell_room(jobs, out, request, existing)
     write_settings(out / "tile.toml", request)
     outcomes: list[Outcome] = []
     with progress_bar("tile", "tiles", quiet=quiet) as tick:
@@ -116,6 +118,19 @@ def tile_slides(
     write_summary(out / "tile-summary.csv", outcomes)
     print_table("tiling", TILE_COLUMNS, [_tile_row(outcome) for outcome in outcomes])
     return outcomes
+
+
+def _tell_room(jobs: Sequence[SlideJob], out: Path, request: TileRequest, existing: Existing) -> None:
+    """Say how much room the stores will take, and refuse where there is less."""
+    new = [job for job in jobs if existing == "replace" or not (out / f"{job.slide_id}{STORE_SUFFIX}").exists()]
+    if not new:
+        return
+    room = estimate_batch(new, request)
+    if room.chosen:
+        codec = "jpeg (native)" if request.grid == "native" else request.codec
+        as_jpeg = "" if codec.startswith("jpeg") else f", {gigabytes(room.jpeg)} as jpeg"
+        say(f"{len(new)} slides will take about {gigabytes(room.chosen)} as {codec}{as_jpeg}")
+        refuse_full_disk(out, room)
 
 
 def _tile_row(outcome: Outcome) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 import zarr
 
 from simtriplet.wsi.errors import NeighbourError, StoreError
+from simtriplet.wsi.images import IMAGES, TileImages, checksum_column, context_name
 from simtriplet.wsi.store import SPATIAL, TABLE, NeighbourGraph, TileStore
 
 __all__ = ["check_store"]
@@ -42,7 +43,9 @@ def check_store(path: Path, *, progress: Callable[[int, int], None] | None = Non
     problems = _check_arrays(store)
     if problems:
         return problems
-    problems = _check_table(store) + _check_tiles(store, progress)
+    problems = _check_table(store) + _check_tiles(store, store.images, checksum_column(IMAGES), progress)
+    for mpp in store.context_mpp:
+        problems += _check_tiles(store, store.context(mpp), checksum_column(context_name(mpp)), None)
     for name in store.neighbour_names():
         problems += _check_graph(store, name)
     return problems
@@ -56,7 +59,7 @@ def _check_arrays(store: TileStore) -> list[str]:
     missing = [name for name in (*_REQUIRED, *columns) if name not in arrays and f"{name}/codes" not in arrays]
     problems = [f"array {name}: is missing" for name in missing]
     for name, node in arrays.items():
-        if name == "tiles/images":
+        if name.startswith("tiles/"):
             continue
         try:
             node[...]
@@ -98,18 +101,20 @@ def _check_table(store: TileStore) -> list[str]:
     return problems
 
 
-def _check_tiles(store: TileStore, progress: Callable[[int, int], None] | None) -> list[str]:
+def _check_tiles(
+    store: TileStore, images: TileImages, column: str, progress: Callable[[int, int], None] | None
+) -> list[str]:
     problems = []
-    expected = store.numbers("crc32c")
-    n_tiles = min(len(expected), len(store.images))
-    scratch = np.empty((store.images.size_px, store.images.size_px, 3), np.uint8)
+    expected = store.numbers(column)
+    n_tiles = min(len(expected), len(images))
+    scratch = np.empty((images.size_px, images.size_px, 3), np.uint8)
     for tile in range(n_tiles):
         try:
-            encoded = store.images.read_encoded(tile)
+            encoded = images.read_encoded(tile)
             if google_crc32c.value(encoded) != int(expected[tile]):
                 problems.append(f"tile {tile}: its bytes do not match their checksum")
-            elif store.images.codec.name != "none":
-                store.images.codec.decode(encoded, scratch)
+            elif images.codec.name != "none":
+                images.codec.decode(encoded, scratch)
         except (StoreError, ValueError) as error:
             problems.append(f"tile {tile}: {error}")
         if progress is not None and (tile % 256 == 255 or tile == n_tiles - 1):

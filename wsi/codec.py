@@ -86,17 +86,17 @@ class JpegCodec:
     """One baseline JPEG file a tile: about a ninth of the size.
 
     Args:
-        quality: 1 to 100.
+        quality: 1 to 100; None where the tiles are a slide's own, of a quality it does not tell.
     """
 
     name = "jpeg"
 
-    def __init__(self, quality: int = 90) -> None:
+    def __init__(self, quality: int | None = 90) -> None:
         self.quality = quality
 
     def encode(self, tile: Pixels) -> Encoded:
         """See TileCodec."""
-        return cast(bytes, _imagecodecs().jpeg8_encode(np.ascontiguousarray(tile), level=self.quality))
+        return cast(bytes, _imagecodecs().jpeg8_encode(np.ascontiguousarray(tile), level=self.quality or 90))
 
     def decode(self, data: bytes, out: Pixels) -> None:
         """See TileCodec."""
@@ -111,7 +111,7 @@ class JpegCodec:
 
     def zarr_codecs(self) -> list[dict[str, Any]]:
         """See TileCodec."""
-        return [{"name": JPEG_ZARR_NAME, "configuration": {"quality": self.quality}}]
+        return [{"name": JPEG_ZARR_NAME, "configuration": {} if self.quality is None else {"quality": self.quality}}]
 
 
 def _imagecodecs() -> Any:
@@ -149,5 +149,6 @@ def codec_from_metadata(chain: list[dict[str, Any]], *, where: str) -> TileCodec
     if names == ["bytes", "zstd"]:
         return ZstdCodec()
     if names == [JPEG_ZARR_NAME]:
-        return JpegCodec(int(chain[0].get("configuration", {}).get("quality", 90)))
+        quality = chain[0].get("configuration", {}).get("quality")
+        return JpegCodec(None if quality is None else int(quality))
     raise StoreError(f"store '{where}': tiles are encoded with {'+'.join(names)}; open it with a newer simtriplet")

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from simtriplet.wsi.neighbours import Adjacency
+from simtriplet.wsi.adjacency import Adjacency, row_blocks
 
 __all__ = ["MinTissueGate", "PairGate", "SameTissueGate", "apply_gates"]
 
@@ -16,9 +16,9 @@ class PairGate(Protocol):
     """Decide which pairs may stay."""
 
     def record(self) -> dict[str, Any]:
-        """Return what the index remembers of this gate."""
+        """Return what was asked for; two gates with equal records on the same tiles decide alike."""
 
-    def keep(self, anchors: npt.NDArray[np.int64], others: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+    def keep(self, anchors: npt.NDArray[np.int32], others: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
         """Return (m,) whether each pair stays; the answer must not depend on the order of the two tiles."""
 
 
@@ -36,12 +36,11 @@ class SameTissueGate:
         """See PairGate."""
         return {"same_tissue": True}
 
-    def keep(self, anchors: npt.NDArray[np.int64], others: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+    def keep(self, anchors: npt.NDArray[np.int32], others: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
         """See PairGate."""
-        return np.asarray(self.tissue_id[anchors] == self.tissue_id[others])
+        return np.equal(self.tissue_id[anchors], self.tissue_id[others])
 
 
-@dataclass(frozen=True, slots=True)
 class MinTissueGate:
     """Both tiles hold at least a share of tissue.
 
@@ -50,26 +49,35 @@ class MinTissueGate:
         min_tissue: in [0, 1].
     """
 
-    tissue_fraction: npt.NDArray[np.floating[Any]]
-    min_tissue: float
+    def __init__(self, tissue_fraction: npt.NDArray[np.floating[Any]], min_tissue: float) -> None:
+        self.min_tissue = min_tissue
+        self._enough = np.greater_equal(tissue_fraction, min_tissue)
 
     def record(self) -> dict[str, Any]:
         """See PairGate."""
         return {"min_tissue": self.min_tissue}
 
-    def keep(self, anchors: npt.NDArray[np.int64], others: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+    def keep(self, anchors: npt.NDArray[np.int32], others: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
         """See PairGate."""
-        enough = self.tissue_fraction >= self.min_tissue
-        return np.asarray(enough[anchors] & enough[others])
+        return np.logical_and(self._enough[anchors], self._enough[others])
 
 
 def apply_gates(adjacency: Adjacency, gates: Sequence[PairGate]) -> Adjacency:
     """Drop the pairs that any gate refuses; order and symmetry stay."""
-    for gate in gates:
-        degrees = np.diff(adjacency.indptr)
-        anchors = np.repeat(np.arange(len(degrees), dtype=np.int64), degrees)
-        kept = gate.keep(anchors, adjacency.indices)
-        counts = np.bincount(anchors[kept], minlength=len(degrees))
-        indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        adjacency = Adjacency(indptr, adjacency.indices[kept], adjacency.distances_um[kept])
-    return adjacency
+    if not gates:
+        return adjacency
+    counts = np.zeros_like(adjacency.indptr)
+    # room for all; the system gives memory only to what is written
+    indices, distances = np.empty_like(adjacency.indices), np.empty_like(adjacency.distances_um)
+    filled = 0
+    for start, stop in row_blocks(adjacency.indptr):
+        entries = slice(adjacency.indptr[start], adjacency.indptr[stop])
+        anchors, others = adjacency.anchors(start, stop), adjacency.indices[entries]
+        kept = np.ones(len(others), np.bool_)
+        for gate in gates:
+            kept &= gate.keep(anchors, others)
+        counts[start + 1 : stop + 1] = np.bincount(anchors[kept] - start, minlength=stop - start)
+        here = slice(filled, filled + int(np.count_nonzero(kept)))
+        indices[here], distances[here] = others[kept], adjacency.distances_um[entries][kept]
+        filled = here.stop
+    return Adjacency(np.cumsum(counts), indices[:filled], distances[:filled])

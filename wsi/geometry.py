@@ -6,7 +6,7 @@ no drift; each tile then covers exactly size x scale level pixels from there.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from simtriplet.wsi.errors import ResolutionError, SettingsError
 from simtriplet.wsi.slide import SlideInfo
 
-__all__ = ["TilePlan", "TilingSpec", "morton_order", "plan_tiles"]
+__all__ = ["TilePlan", "TilingSpec", "centred_level_xy", "morton_order", "plan_context", "plan_tiles"]
 
 EdgePolicy = Literal["inside", "pad"]
 
@@ -34,6 +34,7 @@ class TilingSpec:
         mpp_tolerance: a level within this share of the wanted mpp is taken as it is, without resampling; 0 resamples always.
         upsample: allow tiles finer than level 0.
         min_tissue: least share of a tile covered by tissue, 0..1.
+        context_mpp: micrometres per pixel of further tiles of the same size around the same centre.
     """
 
     mpp: float = 0.5
@@ -44,6 +45,7 @@ class TilingSpec:
     mpp_tolerance: float = 0.02
     upsample: bool = False
     min_tissue: float = 0.5
+    context_mpp: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for name, value in (("mpp", self.mpp), ("size_px", self.size_px), ("stride_px", self.stride_px or 1)):
@@ -61,6 +63,11 @@ class TilingSpec:
             raise SettingsError(f"mpp_tolerance {self.mpp_tolerance}: must lie in 0..0.5; correct it")
         if self.level is not None and self.level < 0:
             raise SettingsError(f"level {self.level}: must be at least 0; correct it")
+
+        if len(set(self.context_mpp)) != len(self.context_mpp) or not all(
+            0 < mpp < math.inf for mpp in self.context_mpp
+        ):
+            raise SettingsError(f"context_mpp {list(self.context_mpp)}: must be different positive numbers; correct it")
 
     @property
     def stride(self) -> int:
@@ -147,6 +154,23 @@ def plan_tiles(info: SlideInfo, slide_mpp: float, spec: TilingSpec, *, slide_nam
         n_rows=_count(height, read_px, spec.stride, scale, spec.edge),
         n_cols=_count(width, read_px, spec.stride, scale, spec.edge),
     )
+
+
+def plan_context(info: SlideInfo, slide_mpp: float, spec: TilingSpec, mpp: float, *, slide_name: str) -> TilePlan:
+    """Plan the co-centred tiles at another resolution; the plan has no lattice of its own.
+
+    Raises:
+        ResolutionError: if the slide is coarser than `mpp` and upsampling was not asked for.
+    """
+    asked = replace(spec, mpp=mpp, level=None, stride_px=None, context_mpp=())
+    return replace(plan_tiles(info, slide_mpp, asked, slide_name=slide_name), n_rows=0, n_cols=0)
+
+
+def centred_level_xy(plan: TilePlan, base_centres: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Return (n, 2) int64 level pixels: top-left corners of the windows around (n, 2) level-0 centres."""
+    half = plan.size_px * plan.scale / 2
+    corners: npt.NDArray[np.float64] = np.rint(base_centres / plan.level_downsample - half)
+    return corners.astype(np.int64)
 
 
 def _level_for(info: SlideInfo, slide_mpp: float, spec: TilingSpec, slide_name: str) -> tuple[int, float]:

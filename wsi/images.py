@@ -15,12 +15,25 @@ from simtriplet.wsi.codec import NoneCodec, TileCodec, codec_from_metadata
 from simtriplet.wsi.errors import StoreError
 from simtriplet.wsi.shard import MISSING, Buffer, ShardIndex, read_shard_index, write_shard
 
-__all__ = ["TILES_PER_SHARD", "TileImages", "write_image_metadata", "write_image_shard"]
+__all__ = ["IMAGES", "TILES_PER_SHARD", "TileImages", "write_image_metadata", "write_image_shard"]
 
 TILES_PER_SHARD = 64
 """In (region, Morton) order 79 % of the 8-neighbour pairs share a shard of this size."""
 
+IMAGES = "images"
+"""The array of the tiles, in the group `tiles`; co-centred tiles at another mpp lie beside it."""
+
 _MAX_OPEN_SHARDS = 128
+
+
+def context_name(mpp: float) -> str:
+    """Return the name of the array of co-centred tiles at a resolution."""
+    return f"context_{mpp:g}um"
+
+
+def checksum_column(array: str) -> str:
+    """Return the obs column that holds the CRC-32C of an array's chunks."""
+    return "crc32c" if array == IMAGES else f"crc32c_{array}"
 
 
 def image_metadata(n_tiles: int, size_px: int, codec: TileCodec) -> dict[str, Any]:

@@ -1,23 +1,46 @@
-"""Build a neighbour index and write it into the store's table, under the names squidpy uses."""
+"""Build the neighbour index of a store: a rule proposes pairs, gates drop some, the rest is written beside the tiles."""
 
 import dataclasses
-import os
-import shutil
-import uuid
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import zarr
 
-from simtriplet.wsi.errors import NeighbourError, StoreError
-from simtriplet.wsi.gates import MinTissueGate, PairGate, SameTissueGate, apply_gates
-from simtriplet.wsi.neighbours import Adjacency, GridRule, NeighbourRule, TilePlaces
-from simtriplet.wsi.store import PARTIAL_SUFFIX, SPATIAL, TABLE, NeighbourGraph, TileStore
-from simtriplet.wsi.table import write_array, write_dict
+from simtriplet.wsi.adjacency import Adjacency
+from simtriplet.wsi.errors import NeighbourError
+from simtriplet.wsi.gate_spec import GateSpec
+from simtriplet.wsi.gates import apply_gates
+from simtriplet.wsi.index_reader import read_index
+from simtriplet.wsi.index_writer import check_index_name, write_index
+from simtriplet.wsi.neighbours import GridRule, NeighbourRule, TilePlaces
+from simtriplet.wsi.store import SPATIAL, NeighbourGraph, TileStore
 
-__all__ = ["IndexSummary", "build_neighbours", "index_store", "summarise_index", "write_index"]
+__all__ = [
+    "BuiltIndex",
+    "IndexSummary",
+    "build_neighbours",
+    "check_same_mpp",
+    "index_store",
+    "places_of",
+    "summarise_index",
+    "write_index",
+]
+
+_MPP_SLACK = 0.01
+
+
+class BuiltIndex(NamedTuple):
+    """A neighbour index before it is written.
+
+    Attributes:
+        adjacency: the relation.
+        params: rule and gates as they were asked for.
+        measured: what came out: candidate pairs before the gates, and the similarity that the quantile stands for.
+    """
+
+    adjacency: Adjacency
+    params: dict[str, Any]
+    measured: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,58 +76,64 @@ def places_of(store: TileStore) -> TilePlaces:
     )
 
 
-def build_neighbours(
-    store: TileStore, rule: NeighbourRule, *, same_tissue: bool = True, min_tissue: float | None = None
-) -> tuple[Adjacency, dict[str, Any]]:
+def check_same_mpp(stores: Sequence[TileStore]) -> None:
+    """Refuse stores of different resolutions, whose tiles must not end up in one merged index.
+
+    Slides tiled by one request may differ by the tolerance within which a level was taken as it is; that is allowed.
+
+    Raises:
+        NeighbourError: naming the first two that do not fit.
+    """
+    for store in stores[1:]:
+        first = stores[0]
+        allowed = 1 + _MPP_SLACK + _tolerance(first) + _tolerance(store)
+        if max(first.mpp, store.mpp) > allowed * min(first.mpp, store.mpp):
+            raise NeighbourError(
+                f"stores '{first.path.name}' and '{store.path.name}': have {first.mpp:.4g} and {store.mpp:.4g} um per pixel: "
+                "must be tiled alike to be indexed together; index them apart or tile one of them again"
+            )
+
+
+def _tolerance(store: TileStore) -> float:
+    return float(store.attributes["tiling"].get("asked", {}).get("mpp_tolerance") or 0.0)
+
+
+def build_neighbours(store: TileStore, rule: NeighbourRule, gates: GateSpec | None = None) -> BuiltIndex:
     """Find the neighbours of every tile of a store.
 
     Args:
         store: the tiles.
         rule: which tiles are candidates.
-        same_tissue: keep only pairs within one tissue region.
-        min_tissue: keep only pairs in which both tiles hold this share of tissue.
+        gates: which pairs of those stay; within one tissue region when not given.
 
-    Returns:
-        The relation, and what to record of how it was made.
+    Raises:
+        NeighbourError: if the gates ask for something that the store does not have.
+        AnnotationError: if an annotation file cannot be understood.
     """
-    gates = _gates(store, same_tissue=same_tissue, min_tissue=min_tissue)
-    return apply_gates(rule.adjacency(places_of(store)), gates), _params(rule, gates)
+    spec = gates or GateSpec()
+    opened = spec.open_gates(store)
+    params = {**_rule_params(rule), **spec.record(store, opened)}
+    candidates = rule.adjacency(places_of(store))
+    measured: dict[str, Any] = {"candidate_pairs": candidates.n_pairs}
+    adjacency = apply_gates(candidates, opened)
+    del candidates
+    similar = spec.open_similarity_gate(store, adjacency)
+    if similar is not None:
+        adjacency = apply_gates(adjacency, [similar])
+        measured["similarity_threshold"] = similar.threshold
+    return BuiltIndex(adjacency, params, measured)
 
 
-def _gates(store: TileStore, *, same_tissue: bool, min_tissue: float | None) -> list[PairGate]:
-    gates: list[PairGate] = []
-    if same_tissue:
-        gates.append(SameTissueGate(store.numbers("tissue_id")))
-    if min_tissue is not None:
-        if not 0 <= min_tissue <= 1:
-            raise NeighbourError(f"minimum tissue {min_tissue}: must lie in 0..1; pass a fraction")
-        gates.append(MinTissueGate(store.numbers("tissue_fraction"), min_tissue))
-    return gates
-
-
-def _params(rule: NeighbourRule, gates: Sequence[PairGate]) -> dict[str, Any]:
-    params = {"rule": rule.name, **dataclasses.asdict(rule), "unit": "micrometre"}  # type: ignore[call-overload]
-    for gate in gates:
-        params.update(gate.record())
-    return params
-
-
-def _is_same(store: TileStore, name: str, params: dict[str, Any]) -> bool:
-    if name not in store.neighbour_names():
-        return False
-    try:
-        return bool(store.neighbours(name).rule["params"] == params)
-    except NeighbourError:
-        return False
+def _rule_params(rule: NeighbourRule) -> dict[str, Any]:
+    return {"rule": rule.name, **dataclasses.asdict(rule), "unit": "micrometre"}  # type: ignore[call-overload]
 
 
 def index_store(
     store: TileStore,
     rule: NeighbourRule | None = None,
     *,
+    gates: GateSpec | None = None,
     name: str = SPATIAL,
-    same_tissue: bool = True,
-    min_tissue: float | None = None,
     skip_same: bool = False,
 ) -> IndexSummary:
     """Build and write the neighbour index of one store; an older one of the same name is replaced.
@@ -112,27 +141,44 @@ def index_store(
     Args:
         store: the tiles.
         rule: 8-adjacency on the lattice when not given.
+        gates: which pairs stay; within one tissue region when not given.
         name: `spatial` is what squidpy looks for.
-        same_tissue: see build_neighbours.
-        min_tissue: see build_neighbours.
         skip_same: leave the index alone when rule, gates and tiles are those it was built from.
 
     Raises:
-        StoreError: if the store cannot be written.
-        NeighbourError: if a parameter is out of range.
+        StoreError: if the store cannot be read or written.
+        NeighbourError: if a parameter is out of range, or the gates ask for something that the store does not have.
+        AnnotationError: if an annotation file cannot be understood.
     """
-    rule = rule or GridRule()
-    gates = _gates(store, same_tissue=same_tissue, min_tissue=min_tissue)
-    if skip_same and _is_same(store, name, _params(rule, gates)):
-        return summarise_index(store, name)
-    adjacency, params = build_neighbours(store, rule, same_tissue=same_tissue, min_tissue=min_tissue)
-    write_index(store, adjacency, params, name=name)
-    return summarise_index(TileStore(store.path), name)
+    check_index_name(name)
+    rule, gates = rule or GridRule(), gates or GateSpec()
+    if skip_same:
+        present = _same_index(store, name, {**_rule_params(rule), **gates.record(store, gates.open_gates(store))})
+        if present is not None:
+            return _summarise(store, present)
+    adjacency, params, measured = build_neighbours(store, rule, gates)
+    write_index(store, adjacency, params, name=name, measured=measured)
+    return _summarise(store, NeighbourGraph(*adjacency, rule=params))
+
+
+def _same_index(store: TileStore, name: str, params: dict[str, Any]) -> NeighbourGraph | None:
+    try:
+        graph = read_index(store, name)
+    except NeighbourError:
+        return None
+    return graph if graph.rule.get("params") == params else None
 
 
 def summarise_index(store: TileStore, name: str = SPATIAL) -> IndexSummary:
-    """Count what an index holds."""
-    graph = store.neighbours(name)
+    """Count what an index holds.
+
+    Raises:
+        NeighbourError: if there is none of that name, or it is damaged or of other tiles.
+    """
+    return _summarise(store, read_index(store, name))
+
+
+def _summarise(store: TileStore, graph: NeighbourGraph) -> IndexSummary:
     degrees = graph.degrees
     return IndexSummary(
         slide_id=store.slide_id,
@@ -153,50 +199,3 @@ def _label_agreement(store: TileStore, graph: NeighbourGraph) -> float | None:
     others = codes[graph.indices]
     both = (anchors >= 0) & (others >= 0)
     return float((anchors[both] == others[both]).mean()) if both.any() else None
-
-
-def write_index(store: TileStore, adjacency: Adjacency, params: dict[str, Any], *, name: str = SPATIAL) -> None:
-    """Write connectivities, distances and the rule; readers see the old index or the new one, never a mixture.
-
-    All three parts carry one build id; a reader that finds different ids reports a half-written index.
-    """
-    build_id = uuid.uuid4().hex
-    table = store.path / TABLE
-    scratch = table / f"{name}{PARTIAL_SUFFIX}"
-    try:
-        shutil.rmtree(scratch, ignore_errors=True)
-        group = zarr.open_group(scratch, mode="w", zarr_format=3)
-        n_tiles = len(adjacency.indptr) - 1
-        for part, data in (
-            ("connectivities", np.ones(len(adjacency.indices), np.float32)),
-            ("distances", adjacency.distances_um),
-        ):
-            attributes = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [n_tiles, n_tiles]}
-            made = group.create_group(part, attributes={**attributes, "build_id": build_id})
-            write_array(made, "data", data)
-            write_array(made, "indices", adjacency.indices.astype(np.int32))
-            write_array(made, "indptr", adjacency.indptr.astype(np.int64))
-        record = {
-            "connectivities_key": f"{name}_connectivities",
-            "distances_key": f"{name}_distances",
-            "params": params,
-            "build_id": build_id,
-            "tiles_id": store.attributes["tiles_id"],
-        }
-        write_dict(group, "uns", record)
-        _swap(scratch / "connectivities", table / "obsp" / f"{name}_connectivities")
-        _swap(scratch / "distances", table / "obsp" / f"{name}_distances")
-        _swap(scratch / "uns", table / "uns" / f"{name}_neighbors")
-    except OSError as error:
-        raise StoreError(
-            f"store '{store.path}': cannot be written ({error.strerror or error}); check space and rights"
-        ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _swap(new: Path, final: Path) -> None:
-    old = new.with_name(new.name + ".old")
-    if final.exists():
-        os.rename(final, old)
-    os.rename(new, final)

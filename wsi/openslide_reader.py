@@ -8,7 +8,7 @@ import numpy as np
 import openslide
 
 from simtriplet.wsi.errors import SlideOpenError, SlideReadError
-from simtriplet.wsi.slide import Pixels, SlideInfo
+from simtriplet.wsi.slide import Pixels, SlideInfo, level_downsamples
 from simtriplet.wsi.window import WindowReader, on_white
 
 __all__ = ["OpenSlideReader"]
@@ -32,6 +32,8 @@ class OpenSlideReader(WindowReader):
         self._handles: list[openslide.OpenSlide] = []
         self._lock = threading.Lock()
         self.info = _info(self._handle())
+        # what the library itself takes a level-0 position to mean
+        self._downsamples = tuple(float(downsample) for downsample in self._handle().level_downsamples)
 
     @classmethod
     def suits(cls, path: Path) -> bool:
@@ -55,7 +57,7 @@ class OpenSlideReader(WindowReader):
 
     def read_inside(self, level: int, xy: tuple[int, int], size: tuple[int, int]) -> Pixels:
         """See WindowReader."""
-        downsample = self.info.level_downsamples[level]
+        downsample = self._downsamples[level]
         base_xy = (round(xy[0] * downsample), round(xy[1] * downsample))
         try:
             image = self._handle().read_region(base_xy, level, size)
@@ -77,9 +79,10 @@ class OpenSlideReader(WindowReader):
 
 def _info(slide: openslide.OpenSlide) -> SlideInfo:
     properties = slide.properties
+    sizes = tuple((int(width), int(height)) for width, height in slide.level_dimensions)
     return SlideInfo(
-        level_sizes=tuple((int(width), int(height)) for width, height in slide.level_dimensions),
-        level_downsamples=tuple(float(downsample) for downsample in slide.level_downsamples),
+        level_sizes=sizes,
+        level_downsamples=level_downsamples(sizes),
         mpp_x=positive(properties.get(openslide.PROPERTY_NAME_MPP_X)),
         mpp_y=positive(properties.get(openslide.PROPERTY_NAME_MPP_Y)),
         objective_power=positive(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),

@@ -31,7 +31,7 @@ _FOLD_SPREAD, _MIN_FOLD_MARGIN = 0.75, 0.2
 
 
 def score_tiles(tiles: Sequence[Pixels] | Pixels, *, fold_limit: float = DEFAULT_FOLD_LIMIT) -> Scores:
-    """Score a batch of tiles; takes about 55 us for a tile of 256 px on one core, without the GIL but for a few us.
+    """Score a batch of tiles; takes about 60 us for a tile of 256 px on one core, mostly without the GIL.
 
     `sharpness` is the energy of the Laplacian at twice the tile's mpp over that at four times: a focused picture of any
     density has about the same (0.25 to 0.8 at 0.5 mpp), out of focus the finer scale goes first. An empty tile has 0.

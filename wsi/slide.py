@@ -4,6 +4,7 @@ All positions here are (x, y) in pixels of the named level; all arrays are (heig
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from simtriplet.wsi.errors import ResolutionError, SettingsError, SlideOpenError
 from simtriplet.wsi.registry import Registry
 
-__all__ = ["READERS", "ReaderFactory", "SlideInfo", "SlideReader", "open_slide", "slide_mpp"]
+__all__ = ["READERS", "ReaderFactory", "SlideInfo", "SlideReader", "level_downsamples", "open_slide", "slide_mpp"]
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,26 @@ class SlideInfo:
     def height(self) -> int:
         """Level-0 pixels."""
         return self.level_sizes[0][1]
+
+
+def level_downsamples(level_sizes: Sequence[tuple[int, int]]) -> tuple[float, ...]:
+    """Return the downsample of each level.
+
+    Scanners reduce by a whole factor and drop (or pad) what does not fill a pixel, so that the ratio of the sizes is off
+    by a little, and positions computed with it drift by pixels over a slide: where a whole factor explains both sides to
+    less than a pixel, it is the factor.
+
+    Args:
+        level_sizes: (width, height) of each level, level 0 first.
+    """
+    width, height = level_sizes[0]
+    found = []
+    for level_width, level_height in level_sizes:
+        ratio = (width / level_width + height / level_height) / 2
+        whole = max(1, round(ratio))
+        fits = abs(width / whole - level_width) < 1 and abs(height / whole - level_height) < 1
+        found.append(float(whole) if fits else ratio)
+    return tuple(found)
 
 
 class SlideReader(Protocol):

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import zarr
 
 from simtriplet.wsi.errors import NeighbourError, StoreError, StoreVersionError
-from simtriplet.wsi.images import TileImages
+from simtriplet.wsi.images import TileImages, context_name
 from simtriplet.wsi.table import Categorical, read_array, read_column, read_value
 
 __all__ = ["FORMAT_VERSION", "STORE_SUFFIX", "NeighbourGraph", "TileStore", "find_stores", "open_stores"]
@@ -117,6 +117,24 @@ class TileStore:
     def images(self) -> TileImages:
         """The pixels; `store.images.read(ids)` gives (m, s, s, 3) uint8."""
         return TileImages(self.path / "tiles" / "images")
+
+    @property
+    def context_mpp(self) -> tuple[float, ...]:
+        """Resolutions at which co-centred tiles are stored too, micrometres per pixel."""
+        return tuple(float(mpp) for mpp in self.attributes["tiling"].get("context_mpp", ()))
+
+    def context(self, mpp: float) -> TileImages:
+        """Return the co-centred tiles at another resolution, in the same order.
+
+        Raises:
+            StoreError: if the store has none at that mpp.
+        """
+        if mpp not in self.context_mpp:
+            known = ", ".join(f"{one:g}" for one in self.context_mpp) or "none"
+            raise StoreError(
+                f"store '{self.path.name}': has no tiles at {mpp:g} um per pixel (known: {known}); tile again"
+            )
+        return TileImages(self.path / "tiles" / context_name(mpp))
 
     @cached_property
     def group(self) -> zarr.Group:

@@ -16,9 +16,16 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from simtriplet.wsi.codec import TileCodec
+from simtriplet.wsi.codec import Encoded, TileCodec
 from simtriplet.wsi.errors import StoreError
-from simtriplet.wsi.images import TILES_PER_SHARD, write_image_metadata, write_image_shard
+from simtriplet.wsi.images import (
+    IMAGES,
+    TILES_PER_SHARD,
+    checksum_column,
+    context_name,
+    write_image_metadata,
+    write_image_shard,
+)
 from simtriplet.wsi.store import FORMAT_VERSION, PARTIAL_SUFFIX, SCHEMA, SPATIAL, TABLE, TileStore
 from simtriplet.wsi.table import Categorical, write_array, write_table
 from simtriplet.wsi.thumbnail import write_thumbnail
@@ -75,18 +82,20 @@ class StoreWriter:
         path: the final folder, `<slide_id>.tiles.zarr`.
         size_px: side of a tile.
         codec: encodes each tile.
+        context_mpp: resolutions of the co-centred arrays, micrometres per pixel.
 
     Raises:
         StoreError: if the folder cannot be made.
     """
 
-    def __init__(self, path: Path, *, size_px: int, codec: TileCodec) -> None:
+    def __init__(self, path: Path, *, size_px: int, codec: TileCodec, context_mpp: Sequence[float] = ()) -> None:
         self.path = path
         self.size_px = size_px
         self.codec = codec
+        self.arrays = (IMAGES, *(context_name(mpp) for mpp in context_mpp))
         self.partial = path.with_name(path.name + PARTIAL_SUFFIX)
-        self._checksums: dict[int, npt.NDArray[np.uint32]] = {}
-        self._sizes: dict[int, int] = {}
+        self._checksums: dict[str, dict[int, npt.NDArray[np.uint32]]] = {name: {} for name in self.arrays}
+        self._sizes: dict[tuple[str, int], int] = {}
         try:
             shutil.rmtree(self.partial, ignore_errors=True)
             self.partial.mkdir(parents=True)
@@ -100,9 +109,8 @@ class StoreWriter:
         """Size of the shards written so far."""
         return sum(self._sizes.values())
 
-    @property
-    def _images(self) -> Path:
-        return self.partial / "tiles" / "images"
+    def _array(self, name: str) -> Path:
+        return self.partial / "tiles" / name
 
     def __enter__(self) -> "StoreWriter":
         return self
@@ -117,10 +125,18 @@ class StoreWriter:
         Raises:
             StoreError: if the disk is full or fails.
         """
-        encoded = [self.codec.encode(tile) for tile in tiles]
-        self._checksums[shard] = np.array([_crc32c(chunk) for chunk in encoded], dtype=np.uint32)
+        self.write_encoded(shard, {IMAGES: [self.codec.encode(tile) for tile in tiles]})
+
+    def write_encoded(self, shard: int, encoded: Mapping[str, Sequence[Encoded]]) -> None:
+        """Write shard number `shard` of each array, of chunks that are encoded already. Thread-safe.
+
+        Raises:
+            StoreError: if the disk is full or fails.
+        """
         try:
-            self._sizes[shard] = write_image_shard(self._images, shard, encoded)
+            for name, chunks in encoded.items():
+                self._checksums[name][shard] = np.array([_crc32c(chunk) for chunk in chunks], dtype=np.uint32)
+                self._sizes[name, shard] = write_image_shard(self._array(name), shard, chunks)
         except OSError as error:
             raise StoreError(
                 f"output '{self.path}': cannot be written ({error.strerror}); free space and tile again"
@@ -138,17 +154,13 @@ class StoreWriter:
             StoreError: if the disk is full, or the shards do not hold as many tiles as the contents say.
         """
         n_tiles = len(contents.base_xy)
-        checksums = [self._checksums[shard] for shard in sorted(self._checksums)]
-        crc = np.concatenate([*checksums, np.zeros(0, np.uint32)])
-        if len(crc) != n_tiles:
-            raise StoreError(
-                f"store '{self.path.name}': {len(crc)} tiles written, {n_tiles} described; report this as a bug"
-            )
+        checksums = {checksum_column(name): self._all_checksums(name, n_tiles) for name in self.arrays}
         try:
-            write_image_metadata(self._images, n_tiles=n_tiles, size_px=self.size_px, codec=self.codec)
+            for name in self.arrays:
+                write_image_metadata(self._array(name), n_tiles=n_tiles, size_px=self.size_px, codec=self.codec)
             root = zarr.open_group(self.partial, mode="a")
             root.require_group("tiles")
-            _write_contents(root, contents, crc)
+            _write_contents(root, contents, checksums)
             _set_attributes(root, contents, n_tiles=n_tiles, codec=self.codec)
             _fsync_tree(self.partial)
             _replace_folder(self.partial, self.path)
@@ -158,12 +170,21 @@ class StoreWriter:
             ) from error
         return TileStore(self.path)
 
+    def _all_checksums(self, name: str, n_tiles: int) -> npt.NDArray[np.uint32]:
+        parts = [self._checksums[name][shard] for shard in sorted(self._checksums[name])]
+        found = np.concatenate([*parts, np.zeros(0, np.uint32)])
+        if len(found) != n_tiles:
+            raise StoreError(
+                f"store '{self.path.name}': {len(found)} tiles written, {n_tiles} described; report this as a bug"
+            )
+        return found
+
 
 def _crc32c(chunk: bytes | memoryview) -> int:
     return int(google_crc32c.value(bytes(chunk)))
 
 
-def _write_contents(root: zarr.Group, contents: StoreContents, crc: npt.NDArray[np.uint32]) -> None:
+def _write_contents(root: zarr.Group, contents: StoreContents, checksums: Mapping[str, npt.NDArray[np.uint32]]) -> None:
     half = contents.tiling["size_px"] * contents.tiling["mpp"] / contents.slide["mpp"] / 2
     obs: dict[str, npt.NDArray[Any] | Categorical] = {
         "x": contents.base_xy[:, 0].astype(np.int64),
@@ -173,7 +194,7 @@ def _write_contents(root: zarr.Group, contents: StoreContents, crc: npt.NDArray[
         "tissue_id": np.asarray(contents.tissue_id, dtype=np.int32),
         "tissue_fraction": np.asarray(contents.tissue_fraction, dtype=np.float32),
         **contents.columns,
-        "crc32c": crc,
+        **checksums,
     }
     if contents.label is not None:
         obs["label"] = contents.label

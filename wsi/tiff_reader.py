@@ -8,14 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import openslide
 import tifffile
 
-from simtriplet.wsi.errors import SlideOpenError, SlideReadError
+from simtriplet.wsi.errors import SettingsError, SlideOpenError, SlideReadError
+from simtriplet.wsi.native_grid import TiffNativeTiles
 from simtriplet.wsi.openslide_reader import positive
-from simtriplet.wsi.slide import Pixels, SlideInfo
+from simtriplet.wsi.slide import Pixels, SlideInfo, level_downsamples
 from simtriplet.wsi.window import WindowReader
 
 __all__ = ["TiffReader"]
@@ -28,6 +30,7 @@ _COLOURS = {1: (1, 2), 5: (1, 2), 7: (1, 2, 6), 8: (1, 2), 32946: (1, 2), 33005:
 numbers) and Aperio's JPEG 2000. Only the JPEG codec turns YCbCr into RGB itself; Aperio's JPEG 2000 in YCbCr (33003)
 comes out unconverted, so it is left to OpenSlide."""
 
+_RGB = 2
 _CACHE_BYTES = 64 << 20
 _UM_PER_UNIT = {2: 25_400.0, 3: 10_000.0}
 """Micrometres per TIFF resolution unit: inch, centimetre."""
@@ -88,6 +91,37 @@ class TiffReader(WindowReader):
                 pixels[y0 - y : y1 - y, x0 - x : x1 - x] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
         return pixels
 
+    def read_windows(self, level: int, xy: npt.NDArray[np.int64], size: tuple[int, int]) -> Pixels:
+        """See SlideReader; windows that are native tiles are decoded straight into the result."""
+        source = self._levels[level]
+        pixels = np.empty((len(xy), size[1], size[0], 3), np.uint8)
+        whole = source.whole_tiles(xy, size, self.info.level_sizes[level])
+        for place, ((x, y), number) in enumerate(zip(xy.tolist(), whole.tolist(), strict=True)):
+            if number >= 0:
+                self._decode(level, number, out=pixels[place])
+            else:
+                pixels[place] = self.read(level, (x, y), size)
+        return pixels
+
+    def native_tiles(self, level: int) -> TiffNativeTiles:
+        """See HasNativeTiles."""
+        source = self._levels[level]
+        if source.jpeg_colours is None or source.tile_width != source.tile_height:
+            kind = "are not baseline JPEG" if source.jpeg_colours is None else "are not square"
+            raise SettingsError(
+                f"slide '{self.path}': the native tiles of level {level} {kind}, so they cannot be copied; use --grid mpp"
+            )
+        return TiffNativeTiles(
+            self._file,
+            name=str(self.path),
+            offsets=source.offsets,
+            sizes=source.sizes,
+            tables=source.jpegtables,
+            is_rgb=source.jpeg_colours[0] == _RGB,
+            size_px=source.tile_width,
+            n_cols=source.n_cols,
+        )
+
     def _native_tile(self, level: int, number: int) -> Pixels:
         cached = self._cache.get((level, number))
         if cached is None:
@@ -95,19 +129,26 @@ class TiffReader(WindowReader):
             self._cache.put((level, number), cached)
         return cached
 
-    def _decode(self, level: int, number: int) -> Pixels:
+    def _decode(self, level: int, number: int, out: Pixels | None = None) -> Pixels:
+        """Decode one native tile, into `out` where given; (tile height, tile width, 3) uint8."""
         source = self._levels[level]
         try:
             data = os.pread(self._file, source.sizes[number], source.offsets[number])
             if len(data) != source.sizes[number]:
                 raise ValueError("the file ends before the tile does")
+            if source.jpeg_colours is not None and data:
+                return source.decode_jpeg(data, out)
             # a tile of no bytes is how a sparse file says "nothing scanned here"
             decoded = source.decode(data, number, jpegtables=source.jpegtables)[0] if data else None
         except Exception as error:  # the codecs raise types of their own
             raise SlideReadError(
                 f"slide '{self.path}': native tile {number} of level {level} cannot be decoded ({error}); the file is damaged"
             ) from error
-        return _as_full_rgb(decoded, source.tile_height, source.tile_width)
+        tile = _as_full_rgb(decoded, source.tile_height, source.tile_width)
+        if out is None:
+            return tile
+        out[...] = tile
+        return out
 
     def close(self) -> None:
         """See SlideReader."""
@@ -129,6 +170,44 @@ class _Level:
             raise ValueError(f"{n_tiles} tiles announced, {len(self.offsets)} stored")
         self.jpegtables: bytes | None = page.jpegtables
         self.decode = cast(Decoder, page.decode)
+        self.jpeg_colours = _jpeg_colours(page)
+
+    def decode_jpeg(self, data: bytes, out: Pixels | None) -> Pixels:
+        """Decode a baseline JPEG tile as tifffile does, without its detours.
+
+        Raises:
+            ValueError: if the stream is damaged or holds another size than the file announces.
+        """
+        assert self.jpeg_colours is not None
+        colours, wanted = self.jpeg_colours
+        shape = (self.tile_height, self.tile_width, 3)
+        target = np.empty(shape, np.uint8) if out is None else out
+        decoded = imagecodecs.jpeg8_decode(
+            data, tables=self.jpegtables, colorspace=colours, outcolorspace=wanted, out=target
+        )
+        if decoded.shape != shape:
+            raise ValueError(f"it holds {decoded.shape}, not {shape}")
+        return cast(Pixels, decoded)
+
+    def whole_tiles(
+        self, xy: npt.NDArray[np.int64], size: tuple[int, int], level_size: tuple[int, int]
+    ) -> npt.NDArray[np.int64]:
+        """Return (k,) the number of the native tile that a window is, -1 where it is none (or hangs over the border)."""
+        if size != (self.tile_width, self.tile_height):
+            return np.full(len(xy), -1, np.int64)
+        cells = xy // size
+        fits = (xy % size == 0).all(axis=1) & (xy >= 0).all(axis=1) & (xy + size <= level_size).all(axis=1)
+        return np.where(fits, cells[:, 1] * self.n_cols + cells[:, 0], -1)
+
+
+def _jpeg_colours(page: Any) -> tuple[int | None, int | str | None] | None:
+    """Return colour spaces for the JPEG decoder (of the stream, and wanted), or None where tiles are no RGB or YCbCr JPEG."""
+    if int(page.compression) != 7 or page.samplesperpixel != 3 or page.bitspersample != 8:
+        return None
+    colours, wanted = tifffile.tifffile.jpeg_decode_colorspace(
+        page.photometric, page.planarconfig, page.extrasamples, page.is_jfif
+    )
+    return colours, wanted
 
 
 class _TileCache:
@@ -198,12 +277,11 @@ def _readable(page: Any) -> bool:
 
 
 def _info(vendor: str, levels: list[Any]) -> SlideInfo:
-    width, height = int(levels[0].imagewidth), int(levels[0].imagelength)
     sizes = tuple((int(page.imagewidth), int(page.imagelength)) for page in levels)
     mpp_x, mpp_y, power = _aperio_scale(levels[0]) if vendor == "aperio" else _tag_scale(levels[0])
     return SlideInfo(
         level_sizes=sizes,
-        level_downsamples=tuple((width / w + height / h) / 2 for w, h in sizes),
+        level_downsamples=level_downsamples(sizes),
         mpp_x=mpp_x,
         mpp_y=mpp_y,
         objective_power=power,

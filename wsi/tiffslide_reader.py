@@ -10,7 +10,7 @@ import tiffslide
 
 from simtriplet.wsi.errors import SlideOpenError, SlideReadError
 from simtriplet.wsi.openslide_reader import positive
-from simtriplet.wsi.slide import Pixels, SlideInfo
+from simtriplet.wsi.slide import Pixels, SlideInfo, level_downsamples
 from simtriplet.wsi.window import WindowReader
 
 __all__ = ["TiffSlideReader"]
@@ -36,6 +36,7 @@ class TiffSlideReader(WindowReader):
             _refuse_foreign_pixels(path)
             self._slide = tiffslide.TiffSlide(path)
             self.info = _info(self._slide)
+            self._downsamples = tuple(float(downsample) for downsample in self._slide.level_downsamples)
         except SlideOpenError:
             raise
         except Exception as error:  # tiffslide lets through whatever its libraries raise on a foreign file
@@ -48,7 +49,7 @@ class TiffSlideReader(WindowReader):
 
     def read_inside(self, level: int, xy: tuple[int, int], size: tuple[int, int]) -> Pixels:
         """See WindowReader."""
-        downsample = self.info.level_downsamples[level]
+        downsample = self._downsamples[level]
         # TiffSlide floors back to the level, so the ceiling is what returns to the pixel asked for
         base_xy = (math.ceil(xy[0] * downsample), math.ceil(xy[1] * downsample))
         try:
@@ -94,9 +95,10 @@ def _first_line(error: BaseException) -> str:
 
 def _info(slide: tiffslide.TiffSlide) -> SlideInfo:
     properties = slide.properties
+    sizes = tuple((int(width), int(height)) for width, height in slide.level_dimensions)
     return SlideInfo(
-        level_sizes=tuple((int(width), int(height)) for width, height in slide.level_dimensions),
-        level_downsamples=tuple(float(downsample) for downsample in slide.level_downsamples),
+        level_sizes=sizes,
+        level_downsamples=level_downsamples(sizes),
         mpp_x=positive(properties.get("tiffslide.mpp-x")),
         mpp_y=positive(properties.get("tiffslide.mpp-y")),
         objective_power=positive(properties.get("tiffslide.objective-power")),

@@ -1,16 +1,237 @@
-"""From windows of a slide to shards of a store: read, resample, score, write, in threads and in bounded memory."""
+"""From windows of a slide to shards of a store: read, resample, score, drop, write, in threads and in bounded memory."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from simtriplet.wsi.codec import Encoded
 from simtriplet.wsi.geometry import TilePlan
+from simtriplet.wsi.images import IMAGES, TILES_PER_SHARD
+from simtriplet.wsi.native_grid import NativeTiles
+from simtriplet.wsi.quality import QualitySpec, score_tiles
 from simtriplet.wsi.slide import Pixels, SlideReader
+from simtriplet.wsi.store_writer import StoreWriter
 
-__all__ = ["read_tiles", "resample"]
+__all__ = ["CopiedTiles", "PixelTiles", "Streamed", "TileBlock", "TileFeed", "read_tiles", "resample", "stream_tiles"]
 
 _WINDOW_BYTES = 24 << 20
 """Windows held at once by a thread while it resamples them."""
+
+Progress = Callable[[int, int], None]
+Scores = dict[str, npt.NDArray[np.float32]]
+
+
+class TileBlock(NamedTuple):
+    """Tiles ready to be written.
+
+    Attributes:
+        encoded: by array (`images`, and one for each co-centred resolution), one chunk's bytes a tile.
+        scores: (k,) float32 a quality column.
+    """
+
+    encoded: dict[str, list[Encoded]]
+    scores: Scores
+
+
+class TileFeed(Protocol):
+    """Where the tiles of one slide come from."""
+
+    def block(self, places: npt.NDArray[np.int64]) -> TileBlock:
+        """Return tiles by their places in storage order; called from several threads.
+
+        Raises:
+            SlideReadError: if the pixels are damaged.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class PixelTiles:
+    """Tiles read from pixels.
+
+    Attributes:
+        reader: the slide.
+        plan: level, size and scale.
+        level_xy: (n, 2) int64, top-left corners, pixels of the plan's level.
+        writer: encodes them.
+        fold_limit: of the slide, for the quality scores.
+        context: by array, plan and corners of the co-centred tiles.
+    """
+
+    reader: SlideReader
+    plan: TilePlan
+    level_xy: npt.NDArray[np.int64]
+    writer: StoreWriter
+    fold_limit: float
+    context: Mapping[str, tuple[TilePlan, npt.NDArray[np.int64]]]
+
+    def block(self, places: npt.NDArray[np.int64]) -> TileBlock:
+        """See TileFeed."""
+        tiles = read_tiles(self.reader, self.plan, self.level_xy[places])
+        scores = score_tiles(tiles, fold_limit=self.fold_limit)
+        encode = self.writer.codec.encode
+        encoded = {IMAGES: [encode(tile) for tile in tiles]}
+        for name, (plan, level_xy) in self.context.items():
+            encoded[name] = [encode(tile) for tile in read_tiles(self.reader, plan, level_xy[places])]
+        return TileBlock(encoded, scores)
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedTiles:
+    """Tiles copied as the slide holds them; they are decoded only where their scores are asked for.
+
+    Attributes:
+        native: the slide's own tiles.
+        row: (n,) native row of each tile.
+        col: (n,) native column.
+        writer: of the store, whose codec decodes them.
+        scored: whether to decode and score.
+        fold_limit: of the slide.
+    """
+
+    native: NativeTiles
+    row: npt.NDArray[np.int64]
+    col: npt.NDArray[np.int64]
+    writer: StoreWriter
+    scored: bool
+    fold_limit: float
+
+    def block(self, places: npt.NDArray[np.int64]) -> TileBlock:
+        """See TileFeed."""
+        cells = zip(self.row[places].tolist(), self.col[places].tolist(), strict=True)
+        encoded: list[Encoded] = [self.native.read(row, col) for row, col in cells]
+        if not self.scored:
+            return TileBlock({IMAGES: encoded}, {})
+        tiles = np.empty((len(places), self.native.size_px, self.native.size_px, 3), np.uint8)
+        for chunk, tile in zip(encoded, tiles, strict=True):
+            self.writer.codec.decode(bytes(chunk), tile)
+        return TileBlock({IMAGES: encoded}, score_tiles(tiles, fold_limit=self.fold_limit))
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """What became of the tiles.
+
+    Attributes:
+        reasons: (n,) int8, places in QUALITY_REASONS: 0 for those written.
+        scores: (n,) float32 a quality column; empty where tiles were not looked at.
+    """
+
+    reasons: npt.NDArray[np.int8]
+    scores: Scores
+
+
+def stream_tiles(
+    feed: TileFeed,
+    n_tiles: int,
+    writer: StoreWriter,
+    *,
+    quality: QualitySpec,
+    threads: int,
+    progress: Progress | None = None,
+) -> Streamed:
+    """Write tiles in storage order, 64 to a shard, leaving out those that miss a quality limit.
+
+    Args:
+        feed: gives the tiles.
+        n_tiles: how many there are.
+        writer: the store.
+        quality: limits; without any, threads write whole shards on their own.
+        threads: that read, decode, score and write.
+        progress: called with (tiles done, tiles in all).
+
+    Raises:
+        SlideReadError: if the slide is damaged.
+        StoreError: if the store cannot be written.
+    """
+    blocks = [np.arange(start, min(start + TILES_PER_SHARD, n_tiles)) for start in range(0, n_tiles, TILES_PER_SHARD)]
+    run = _Filtered(feed, writer, quality) if quality.filters else _Whole(feed, writer)
+    reasons = np.zeros(n_tiles, np.int8)
+    scores: Scores = {}
+    done = 0
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="tile")
+    try:
+        for places, (found, block_reasons) in zip(blocks, _in_order(pool, run, blocks, ahead=2 * threads), strict=True):
+            for name, values in found.items():
+                scores.setdefault(name, np.full(n_tiles, np.nan, np.float32))[places] = values
+            reasons[places] = block_reasons
+            done += len(places)
+            if progress is not None:
+                progress(done, n_tiles)
+        run.finish()
+    finally:
+        # on an error or Ctrl-C the blocks not yet begun are dropped
+        pool.shutdown(wait=True, cancel_futures=True)
+    return Streamed(reasons, scores)
+
+
+class _Whole:
+    """Every block is a shard: it is read and written by one thread."""
+
+    def __init__(self, feed: TileFeed, writer: StoreWriter) -> None:
+        self._feed, self._writer = feed, writer
+
+    def work(self, number: int, places: npt.NDArray[np.int64]) -> TileBlock:
+        block = self._feed.block(places)
+        self._writer.write_encoded(number, block.encoded)
+        return TileBlock({}, block.scores)
+
+    def collect(self, block: TileBlock, n_places: int) -> tuple[Scores, npt.NDArray[np.int8]]:
+        return block.scores, np.zeros(n_places, np.int8)
+
+    def finish(self) -> None:
+        """Nothing is left over."""
+
+
+class _Filtered:
+    """Blocks lose tiles, so what remains is packed into shards in order, by the one thread that collects."""
+
+    def __init__(self, feed: TileFeed, writer: StoreWriter, quality: QualitySpec) -> None:
+        self._feed, self._writer, self._quality = feed, writer, quality
+        self._waiting: dict[str, list[Encoded]] = {name: [] for name in writer.arrays}
+        self._shard = 0
+
+    def work(self, number: int, places: npt.NDArray[np.int64]) -> TileBlock:
+        return self._feed.block(places)
+
+    def collect(self, block: TileBlock, n_places: int) -> tuple[Scores, npt.NDArray[np.int8]]:
+        reasons = self._quality.reason_codes(block.scores)
+        kept = np.flatnonzero(reasons == 0).tolist()
+        for name, chunks in block.encoded.items():
+            self._waiting[name] += [chunks[place] for place in kept]
+        while len(self._waiting[IMAGES]) >= TILES_PER_SHARD:
+            self._write()
+        return block.scores, reasons
+
+    def _write(self) -> None:
+        shard = {name: chunks[:TILES_PER_SHARD] for name, chunks in self._waiting.items()}
+        self._writer.write_encoded(self._shard, shard)
+        self._waiting = {name: chunks[TILES_PER_SHARD:] for name, chunks in self._waiting.items()}
+        self._shard += 1
+
+    def finish(self) -> None:
+        if self._waiting[IMAGES]:
+            self._write()
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, run: _Whole | _Filtered, blocks: Sequence[npt.NDArray[np.int64]], *, ahead: int
+) -> Iterator[tuple[Scores, npt.NDArray[np.int8]]]:
+    """Yield the blocks' results in order, with only so many begun ahead, so that memory stays bounded."""
+    pending: deque[tuple[Future[TileBlock], int]] = deque()
+    for number, places in enumerate(blocks):
+        pending.append((pool.submit(run.work, number, places), len(places)))
+        if len(pending) > ahead:
+            future, count = pending.popleft()
+            yield run.collect(future.result(), count)
+    while pending:
+        future, count = pending.popleft()
+        yield run.collect(future.result(), count)
 
 
 def read_tiles(reader: SlideReader, plan: TilePlan, level_xy: npt.NDArray[np.int64]) -> Pixels:

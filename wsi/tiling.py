@@ -4,94 +4,39 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
 
-from simtriplet.wsi.annotation import NamedRegion, label_tiles
-from simtriplet.wsi.codec import CodecName, make_codec
-from simtriplet.wsi.errors import SettingsError, StoreExistsError, TissueError
-from simtriplet.wsi.geometry import TilePlan, TilingSpec, morton_order, plan_tiles
-from simtriplet.wsi.images import TILES_PER_SHARD
-from simtriplet.wsi.overview import Overview, read_overview
-from simtriplet.wsi.slide import Pixels, SlideReader, open_slide, slide_mpp
-from simtriplet.wsi.store import STORE_SUFFIX, TileStore
+from simtriplet.wsi.annotation import label_tiles
+from simtriplet.wsi.codec import JpegCodec, make_codec
+from simtriplet.wsi.errors import StoreError, StoreExistsError, TissueError
+from simtriplet.wsi.geometry import centred_level_xy, plan_context
+from simtriplet.wsi.images import context_name
+from simtriplet.wsi.picture import draw_tiling
+from simtriplet.wsi.quality import QUALITY_REASONS
+from simtriplet.wsi.slide import SlideReader, open_slide
+from simtriplet.wsi.store import PARTIAL_SUFFIX, STORE_SUFFIX, TileStore
 from simtriplet.wsi.store_writer import StoreContents, StoreWriter
+from simtriplet.wsi.survey import Survey, estimate_room, refuse_full_disk, survey_slide
 from simtriplet.wsi.table import Categorical
-from simtriplet.wsi.tissue import OVERVIEW_UM_PER_PX, TissueMap, TissueSpec, map_tissue
+from simtriplet.wsi.tile_request import Existing, LabelSpec, SlideJob, TileRequest, slide_id_of
+from simtriplet.wsi.tile_stream import CopiedTiles, PixelTiles, Streamed, TileFeed, stream_tiles
+from simtriplet.wsi.tissue_source import mask_file
 
 __all__ = ["Existing", "LabelSpec", "SlideJob", "TileRequest", "TilingSummary", "slide_id_of", "tile_slide"]
 
-Existing = Literal["skip", "replace", "error"]
-_SAFE_ID = re.compile(r"[\w][\w .()+-]*")
+PICTURE_SUFFIX = ".tiling.jpg"
+_PICTURE_QUALITY = 88
+"""JPEG: a PNG of the same picture takes 0.7 s and ten times the space."""
+
 _FINGERPRINT_BYTES = 1 << 18
-
-
-@dataclass(frozen=True, slots=True)
-class LabelSpec:
-    """How annotations become tile labels.
-
-    Attributes:
-        min_cover: least share of a tile that its class must cover.
-        background: class of annotated slides' tiles outside all regions; None leaves them unlabelled.
-    """
-
-    min_cover: float = 0.5
-    background: str | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.min_cover <= 1:
-            raise SettingsError(f"min_cover {self.min_cover}: must lie above 0 and up to 1; pass --min-label-cover 0.5")
-
-
-@dataclass(frozen=True, slots=True)
-class TileRequest:
-    """Everything that shapes a store, the same for all slides of a batch."""
-
-    tiling: TilingSpec = field(default_factory=TilingSpec)
-    tissue: TissueSpec = field(default_factory=TissueSpec)
-    labels: LabelSpec = field(default_factory=LabelSpec)
-    codec: CodecName = "none"
-    jpeg_quality: int = 90
-    reader: str = "auto"
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.jpeg_quality <= 100:
-            raise SettingsError(f"jpeg_quality {self.jpeg_quality}: must lie in 1..100; correct it")
-
-
-@dataclass(frozen=True, slots=True)
-class SlideJob:
-    """One slide of a batch.
-
-    Attributes:
-        path: the slide file.
-        slide_id: unique name; the store is called after it.
-        patient_id: None where it is not known.
-        slide_mpp: micrometres per level-0 pixel, where the file is wrong or silent.
-        regions: annotations, None where there are none.
-    """
-
-    path: Path
-    slide_id: str
-    patient_id: str | None = None
-    slide_mpp: float | None = None
-    regions: tuple[NamedRegion, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if not _SAFE_ID.fullmatch(self.slide_id) or len(self.slide_id.encode()) > 200:
-            raise SettingsError(
-                f"slide id {self.slide_id!r}: must be letters, digits, blanks and ._()+- and start with a letter or digit; "
-                "give it another id in a manifest"
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +64,6 @@ class TilingSummary:
     reader: str
     seconds: float
     n_bytes: int
-
-
-def slide_id_of(path: Path) -> str:
-    """Return the slide's id when no manifest gives one: the file name without its last suffix."""
-    return path.stem
 
 
 def tile_slide(
@@ -164,28 +104,27 @@ def tile_slide(
         kept = _kept_store(final, existing, digest)
         if kept is not None:
             return _summary(kept, "skipped", reader.name, start, 0)
-        mpp = slide_mpp(reader, job.slide_mpp)
-        plan = plan_tiles(reader.info, mpp, request.tiling, slide_name=job.path.name)
-        overview = read_overview(reader, downsample=OVERVIEW_UM_PER_PX / mpp)
-        tissue = map_tissue(overview, request.tissue, slide_mpp=mpp)
-        cells = _choose_cells(plan, tissue, request.tiling.min_tissue, job)
-        with StoreWriter(
-            final, size_px=plan.size_px, codec=make_codec(request.codec, jpeg_quality=request.jpeg_quality)
-        ) as writer:
-            _write_pixels(reader, plan, cells, writer, threads or os.cpu_count() or 1, progress)
-            contents = _contents(job, request, reader, plan, overview, tissue, cells, mpp, digest)
-            store = writer.finish(contents)
-            return _summary(store, "ok", reader.name, start, writer.bytes_written)
-
-
-@dataclass(frozen=True, slots=True)
-class _Cells:
-    """The chosen tiles in storage order; all arrays (n,)."""
-
-    row: npt.NDArray[np.int64]
-    col: npt.NDArray[np.int64]
-    region: npt.NDArray[np.int32]
-    fraction: npt.NDArray[np.float64]
+        survey = survey_slide(reader, job, request)
+        refuse_full_disk(out, estimate_room(survey, request))
+        codec = JpegCodec(None) if survey.native else make_codec(request.codec, jpeg_quality=request.jpeg_quality)
+        size_px, context_mpp = survey.plan.size_px, request.tiling.context_mpp
+        with StoreWriter(final, size_px=size_px, codec=codec, context_mpp=context_mpp) as writer:
+            feed = _make_feed(reader, survey, request, writer, job.path.name)
+            streamed = stream_tiles(
+                feed,
+                len(survey.cells.row),
+                writer,
+                quality=request.quality,
+                threads=threads or os.cpu_count() or 1,
+                progress=progress,
+            )
+            if not (streamed.reasons == 0).any():
+                raise TissueError(
+                    f"slide '{job.path}': all {len(streamed.reasons)} tissue tiles miss the quality limits; loosen them"
+                )
+            store = writer.finish(_contents(job, request, reader, survey, streamed, digest))
+        _write_picture(final, survey, streamed)
+        return _summary(store, "ok", reader.name, start, writer.bytes_written)
 
 
 def fingerprint(path: Path) -> str:
@@ -202,7 +141,17 @@ def fingerprint(path: Path) -> str:
 
 def _request_digest(request: TileRequest, job: SlideJob, slide: str) -> str:
     regions = [(region.name, region.area.wkt) for region in job.regions or ()]
-    parts = [dataclasses.asdict(request), slide, job.slide_mpp, job.patient_id, regions, job.regions is None]
+    mask = mask_file(request.tissue, job.slide_id)
+    parts = [
+        {**dataclasses.asdict(request), "tissue": request.tissue.describe()},
+        slide,
+        job.slide_mpp,
+        job.patient_id,
+        job.label,
+        regions,
+        job.regions is None,
+        None if mask is None else fingerprint(mask),
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -219,125 +168,114 @@ def _kept_store(final: Path, existing: Existing, digest: str) -> TileStore | Non
     return store
 
 
-def _choose_cells(plan: TilePlan, tissue: TissueMap, min_tissue: float, job: SlideJob) -> _Cells:
-    """Take the lattice cells with enough tissue, in (region, Morton) order."""
-    if tissue.n_regions == 0:
-        raise TissueError(f"slide '{job.path}': no tissue was found; check the slide, or pass --tissue all")
-    row, col = (axis.ravel() for axis in np.mgrid[0 : plan.n_rows, 0 : plan.n_cols])
-    base_xy = plan.base_xy(row, col)
-    fraction = tissue.coverage(base_xy, plan.base_size)
-    enough = np.flatnonzero((fraction >= min_tissue) & (fraction > 0))
-    if not len(enough):
-        raise TissueError(
-            f"slide '{job.path}': none of {len(row)} tile positions holds {min_tissue:.0%} tissue; lower --min-tissue or --size"
-        )
-    region = tissue.region_of(base_xy[enough], plan.base_size)
-    row, col = row[enough], col[enough]
-    order = np.lexsort((morton_order(row, col), region))
-    return _Cells(row[order], col[order], region[order], fraction[enough][order])
-
-
-def _write_pixels(
-    reader: SlideReader,
-    plan: TilePlan,
-    cells: _Cells,
-    writer: StoreWriter,
-    threads: int,
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    level_xy = plan.level_xy(cells.row, cells.col)
-    n_tiles = len(level_xy)
-
-    def write(shard: int) -> int:
-        part = level_xy[shard * TILES_PER_SHARD : (shard + 1) * TILES_PER_SHARD]
-        windows = reader.read_windows(plan.level, part, (plan.read_px, plan.read_px))
-        writer.write_shard(shard, resample(windows, plan))
-        return len(part)
-
-    done = 0
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="tile")
-    try:
-        for count in pool.map(write, range(-(-n_tiles // TILES_PER_SHARD))):
-            done += count
-            if progress is not None:
-                progress(done, n_tiles)
-    finally:
-        # on an error or Ctrl-C the shards not yet begun are dropped
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def resample(windows: Pixels, plan: TilePlan) -> Sequence[Pixels]:
-    """Bring (k, r, r, 3) windows of the level to (s, s, 3) tiles: exact area average, or cubic where finer than the level."""
-    if plan.scale == 1:
-        return list(windows)
-    # OpenCV takes the factor itself (not the ratio of sizes) when no target size is given: output pixel i then
-    # averages exactly the interval [i, i + 1) x scale of the window
-    factor = 1 / plan.scale
-    kind = cv2.INTER_AREA if plan.scale > 1 else cv2.INTER_CUBIC
-    tiles = []
-    for window in windows:
-        tile = cv2.resize(window, None, fx=factor, fy=factor, interpolation=kind)
-        tiles.append(np.ascontiguousarray(_cut(tile, plan.size_px)))
-    return tiles
-
-
-def _cut(tile: Pixels, size_px: int) -> Pixels:
-    if min(tile.shape[:2]) < size_px:
-        missing = ((0, size_px - tile.shape[0]), (0, size_px - tile.shape[1]), (0, 0))
-        return np.pad(tile, missing, mode="edge")
-    return tile[:size_px, :size_px]
+def _make_feed(
+    reader: SlideReader, survey: Survey, request: TileRequest, writer: StoreWriter, slide_name: str
+) -> TileFeed:
+    plan, cells = survey.plan, survey.cells
+    if survey.native is not None:
+        scored = request.quality.filters
+        return CopiedTiles(survey.native, cells.row, cells.col, writer, scored, survey.fold_limit)
+    centres: npt.NDArray[np.float64] = plan.base_xy(cells.row, cells.col).astype(np.float64) + plan.base_size / 2
+    context = {}
+    for mpp in request.tiling.context_mpp:
+        other = plan_context(reader.info, survey.mpp, request.tiling, mpp, slide_name=slide_name)
+        context[context_name(mpp)] = (other, centred_level_xy(other, centres))
+    return PixelTiles(reader, plan, plan.level_xy(cells.row, cells.col), writer, survey.fold_limit, context)
 
 
 def _contents(
-    job: SlideJob,
-    request: TileRequest,
-    reader: SlideReader,
-    plan: TilePlan,
-    overview: Overview,
-    tissue: TissueMap,
-    cells: _Cells,
-    mpp: float,
-    digest: str,
+    job: SlideJob, request: TileRequest, reader: SlideReader, survey: Survey, streamed: Streamed, digest: str
 ) -> StoreContents:
-    info = reader.info
+    plan = survey.plan
+    kept = streamed.reasons == 0
+    cells = survey.cells.at(kept)
     base_xy = plan.base_xy(cells.row, cells.col)
     return StoreContents(
-        slide={
-            "id": job.slide_id,
-            "patient_id": job.patient_id,
-            "mpp": mpp,
-            "mpp_source": "option" if job.slide_mpp is not None else "file",
-            "width": info.width,
-            "height": info.height,
-            "level_downsamples": list(info.level_downsamples),
-            "objective_power": info.objective_power,
-            "vendor": info.vendor,
-            "fingerprint": fingerprint(job.path),
-        },
-        tiling={
-            "mpp": plan.mpp,
-            "size_px": plan.size_px,
-            "stride_px": plan.stride_px,
-            "level": plan.level,
-            "scale": plan.scale,
-            "n_rows": plan.n_rows,
-            "n_cols": plan.n_cols,
-            "reader": reader.name,
-            "asked": dataclasses.asdict(request.tiling),
-            "request": digest,
-        },
-        tissue=dataclasses.asdict(request.tissue),
+        slide=_slide_record(job, reader, survey),
+        tiling=_tiling_record(request, reader, survey, streamed, digest),
+        tissue=request.tissue.describe(),
         base_xy=base_xy,
         row=cells.row,
         col=cells.col,
         tissue_id=cells.region,
         tissue_fraction=cells.fraction,
-        thumbnail=overview.pixels,
-        thumbnail_downsample=overview.downsample,
-        tissue_mask=tissue.regions,
-        regions=tissue.polygons(),
+        columns={name: values[kept] for name, values in streamed.scores.items()},
+        thumbnail=survey.overview.pixels,
+        thumbnail_downsample=survey.overview.downsample,
+        tissue_mask=survey.tissue.regions,
+        regions=survey.tissue.polygons(),
         label=_labels(job, request.labels, base_xy, plan.base_size),
     )
+
+
+def _slide_record(job: SlideJob, reader: SlideReader, survey: Survey) -> dict[str, Any]:
+    info = reader.info
+    return {
+        "id": job.slide_id,
+        "patient_id": job.patient_id,
+        "label": job.label,
+        "mpp": survey.mpp,
+        "mpp_source": "option" if job.slide_mpp is not None else "file",
+        "width": info.width,
+        "height": info.height,
+        "level_downsamples": list(info.level_downsamples),
+        "objective_power": info.objective_power,
+        "vendor": info.vendor,
+        "fingerprint": fingerprint(job.path),
+    }
+
+
+def _tiling_record(
+    request: TileRequest, reader: SlideReader, survey: Survey, streamed: Streamed, digest: str
+) -> dict[str, Any]:
+    plan = survey.plan
+    counts = np.bincount(streamed.reasons, minlength=len(QUALITY_REASONS)).tolist()
+    return {
+        "mpp": plan.mpp,
+        "size_px": plan.size_px,
+        "stride_px": plan.stride_px,
+        "level": plan.level,
+        "scale": plan.scale,
+        "n_rows": plan.n_rows,
+        "n_cols": plan.n_cols,
+        "grid": request.grid,
+        "context_mpp": list(request.tiling.context_mpp),
+        "rejected": {"tissue": len(survey.bare), **dict(zip(QUALITY_REASONS[1:], counts[1:], strict=True))},
+        "quality": dataclasses.asdict(request.quality),
+        "reader": reader.name,
+        "asked": dataclasses.asdict(request.tiling),
+        "request": digest,
+    }
+
+
+def _write_picture(store: Path, survey: Survey, streamed: Streamed) -> None:
+    """Draw what was kept and why the rest was not, beside the store: `<slide_id>.tiling.jpg`."""
+    plan, cells = survey.plan, survey.cells
+    base_xy = plan.base_xy(cells.row, cells.col)
+    rejected = {"tissue": plan.base_xy(survey.bare[:, 0], survey.bare[:, 1])}
+    for code, reason in enumerate(QUALITY_REASONS[1:], start=1):
+        rejected[reason] = base_xy[streamed.reasons == code]
+    rings = [
+        np.asarray(ring.coords)
+        for region in survey.tissue.polygons()
+        for polygon in region.geoms
+        for ring in (polygon.exterior, *polygon.interiors)
+    ]
+    picture = draw_tiling(
+        survey.overview.pixels,
+        survey.overview.downsample,
+        rings,
+        base_xy[streamed.reasons == 0],
+        {reason: xy for reason, xy in rejected.items() if len(xy)},
+        plan.base_size,
+    )
+    path = store.with_name(store.name.removesuffix(STORE_SUFFIX) + PICTURE_SUFFIX)
+    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    try:
+        partial.write_bytes(imagecodecs.jpeg8_encode(picture, level=_PICTURE_QUALITY))
+        partial.replace(path)
+    except OSError as error:
+        raise StoreError(f"output '{path}': cannot be written ({error.strerror}); free space and tile again") from error
 
 
 def _labels(job: SlideJob, spec: LabelSpec, base_xy: npt.NDArray[np.int64], base_size: float) -> Categorical | None:

@@ -10,6 +10,7 @@ import pytest
 import zarr
 
 from simtriplet.wsi.errors import NeighbourError
+from simtriplet.wsi.gate_spec import GateSpec
 from simtriplet.wsi.neighbour_index import build_neighbours, index_store, places_of, summarise_index
 from simtriplet.wsi.neighbours import GridRule, KnnRule, RadiusRule, RingRule
 from simtriplet.wsi.store import TABLE, TileStore
@@ -20,13 +21,14 @@ StoreFactory = Callable[..., TileStore]
 def test_what_is_built_is_what_is_read(store_factory: StoreFactory) -> None:
     store = store_factory(rows=5, cols=7, keep=np.arange(35) % 4 != 1, index=False)
     for rule in (GridRule(), GridRule(4), RadiusRule(20.0), RingRule(20.0, 40.0), KnnRule(3)):
-        adjacency, params = build_neighbours(store, rule)
+        adjacency, params, measured = build_neighbours(store, rule)
         index_store(store, rule)
         graph = TileStore(store.path).neighbours()
         assert np.array_equal(graph.indptr, adjacency.indptr)
         assert np.array_equal(graph.indices, adjacency.indices)
         assert np.array_equal(graph.distances_um, adjacency.distances_um)
         assert graph.rule["params"] == params
+        assert graph.rule["measured"] == measured == {"candidate_pairs": len(adjacency.indices) // 2}
         assert params["rule"] == rule.name
         assert params["same_tissue"] is True
         assert graph.rule["tiles_id"] == store.attributes["tiles_id"]
@@ -76,12 +78,12 @@ def test_gates_of_tissue(store_factory: StoreFactory) -> None:
     zarr.open_array(store.path / TABLE / "obs" / "tissue_fraction", mode="r+")[...] = [1, 0.5, 1, 1, 1, 0.2]
     store = TileStore(store.path)
     assert index_store(store).n_pairs == 4
-    assert index_store(store, same_tissue=False).n_pairs == 5
-    assert index_store(store, min_tissue=0.5).n_pairs == 3
+    assert index_store(store, gates=GateSpec(same_tissue=False)).n_pairs == 5
+    assert index_store(store, gates=GateSpec(min_tissue=0.5)).n_pairs == 3
     assert TileStore(store.path).neighbours().rule["params"]["min_tissue"] == 0.5
     for wrong in (-0.1, 1.1, float("nan")):
         with pytest.raises(NeighbourError, match=r"must lie in 0\.\.1; pass a fraction$"):
-            index_store(store, min_tissue=wrong)
+            GateSpec(min_tissue=wrong)
 
 
 def test_an_index_is_replaced_whole_and_leaves_nothing_behind(store_factory: StoreFactory) -> None:
@@ -106,7 +108,7 @@ def test_the_names_are_those_of_squidpy(store_factory: StoreFactory) -> None:
     table = zarr.open_group(store_factory().path / TABLE, mode="r")
     assert sorted(table["obsp"].keys()) == ["spatial_connectivities", "spatial_distances"]
     assert sorted(table["uns/spatial_neighbors"].keys()) == [
-        "build_id", "connectivities_key", "distances_key", "params", "tiles_id",
+        "build_id", "connectivities_key", "distances_key", "measured", "params", "tiles_id",
     ]  # fmt: skip
     for name in ("spatial_connectivities", "spatial_distances"):
         attributes = dict(table[f"obsp/{name}"].attrs)
@@ -122,7 +124,7 @@ def test_the_same_index_is_skipped_when_asked(store_factory: StoreFactory) -> No
     index_store(store)
     assert TileStore(store.path).neighbours().rule["build_id"] != build
     build = TileStore(store.path).neighbours().rule["build_id"]
-    for changes in ({"rule": GridRule(4)}, {"same_tissue": False}, {"min_tissue": 0.1}):
+    for changes in ({"rule": GridRule(4)}, {"gates": GateSpec(same_tissue=False)}, {"gates": GateSpec(min_tissue=0.1)}):
         index_store(store, skip_same=True, **changes)
         changed = TileStore(store.path).neighbours().rule["build_id"]
         assert changed != build

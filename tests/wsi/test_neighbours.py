@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+import simtriplet.wsi.lattice as lattice_module
 import simtriplet.wsi.neighbours as neighbours_module
 from simtriplet.wsi.errors import NeighbourError
 from simtriplet.wsi.gates import MinTissueGate, SameTissueGate, apply_gates
@@ -96,8 +97,8 @@ def test_dense_and_sparse_tables_agree(cells: list[tuple[int, int]], stride: int
     assume(cells)
     alone = make_places(cells, stride_px=stride)
     with_far = make_places([*cells, (far * 1000, far * 1000)], stride_px=stride)
-    assert neighbours_module._Lattice(alone.row, alone.col, margin=2)._table is not None
-    assert neighbours_module._Lattice(with_far.row, with_far.col, margin=2)._table is None
+    assert lattice_module.Lattice(alone.row, alone.col, margin=2)._table is not None
+    assert lattice_module.Lattice(with_far.row, with_far.col, margin=2)._table is None
     dense, sparse = (GridRule().adjacency(places) for places in (alone, with_far))
     assert np.array_equal(dense.indices, sparse.indices)
     assert np.array_equal(dense.distances_um, sparse.distances_um)
@@ -107,7 +108,7 @@ def test_dense_and_sparse_tables_agree(cells: list[tuple[int, int]], stride: int
 def test_blocks_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     places = make_places([(r, c) for r in range(12) for c in range(12) if (r * c) % 5])
     whole = GridRule().adjacency(places)
-    monkeypatch.setattr(neighbours_module, "_BLOCK", 7)
+    monkeypatch.setattr(lattice_module, "_BLOCK", 7)
     for a, b in zip(whole, GridRule().adjacency(places), strict=True):
         assert np.array_equal(a, b)
 

@@ -28,7 +28,8 @@ def test_the_fast_reader_equals_openslide(shared_data: Path, name: str) -> None:
     with open_slide(path) as ours, openslide.OpenSlide(path) as theirs:
         assert ours.name == "tiff"
         assert ours.info.level_sizes == theirs.level_dimensions
-        assert ours.info.level_downsamples == pytest.approx(theirs.level_downsamples)
+        # whole factors where a scanner reduced by one and dropped the rest
+        assert ours.info.level_downsamples == pytest.approx(theirs.level_downsamples, rel=1e-3)
         exact = [i for i, d in enumerate(theirs.level_downsamples) if d == round(d)]
         assert 0 in exact
         for level in exact:
@@ -76,7 +77,7 @@ def test_an_aperio_slide(shared_data: Path, tmp_path: Path) -> None:
     assert (height, width) == (-(-2967 // 16), -(-2220 // 16))
     assert sorted(entry.name for entry in (store.path / "images").iterdir()) == ["thumbnail", "zarr.json"]
     assert set(store.attributes["slide"]) == {
-        "id", "patient_id", "mpp", "mpp_source", "width", "height", "level_downsamples", "objective_power", "vendor",
+        "id", "patient_id", "label", "mpp", "mpp_source", "width", "height", "level_downsamples", "objective_power", "vendor",
         "fingerprint",
     }  # fmt: skip
 

@@ -104,7 +104,7 @@ class TestAttributes:
         assert (slide["width"], slide["height"], slide["vendor"]) == (1000, 700, "generic-tiff")
         assert (slide["id"], store.patient_id, slide["mpp_source"]) == ("s", "p7", "file")
         assert len(slide["fingerprint"]) == 64
-        assert tiling["asked"] == dataclasses.asdict(TilingSpec(size_px=100, mpp=1.0))
+        assert tiling["asked"] == {**dataclasses.asdict(TilingSpec(size_px=100, mpp=1.0)), "context_mpp": []}
         assert (tiling["n_rows"], tiling["n_cols"]) == (3, 5)
         assert store.attributes["tissue"]["detector"] == "all"
         assert store.thumbnail().shape == (44, 63, 3)
@@ -199,7 +199,7 @@ class TestExisting:
         after = TileStore(tmp_path / "s.tiles.zarr")
         assert len(after) == 280
         assert after.attributes["tiles_id"] != before["tiles_id"]
-        assert sorted(entry.name for entry in tmp_path.iterdir()) == ["flat.tif", "s.tiles.zarr"]
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == ["flat.tif", "s.tiles.zarr", "s.tiling.jpg"]
 
     def test_a_failed_replacement_leaves_the_old_store(self, tmp_path: Path, flat_slide: Path) -> None:
         before = tile(flat_slide, tmp_path, self.REQUEST).attributes

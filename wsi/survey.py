@@ -1,0 +1,205 @@
+"""A slide looked at before it is tiled: its plan, its tissue, the tiles chosen, and how much room they take."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from simtriplet.wsi.errors import ResolutionError, SimTripletError, StoreError, TissueError
+from simtriplet.wsi.geometry import TilePlan, TilingSpec, morton_order, plan_tiles
+from simtriplet.wsi.native_grid import NativeTiles, native_spec, native_tiles
+from simtriplet.wsi.overview import Overview, read_overview
+from simtriplet.wsi.quality import find_fold_limit
+from simtriplet.wsi.slide import SlideReader, open_slide, slide_mpp
+from simtriplet.wsi.tile_request import SlideJob, TileRequest
+from simtriplet.wsi.tissue import OVERVIEW_UM_PER_PX, TissueMap
+from simtriplet.wsi.tissue_source import find_tissue
+
+__all__ = [
+    "Cells",
+    "Room",
+    "Survey",
+    "estimate_batch",
+    "estimate_room",
+    "gigabytes",
+    "refuse_full_disk",
+    "survey_slide",
+]
+
+_SHARE_OF_RAW = {"none": 1.0, "zstd": 0.95, "jpeg": 1 / 9}
+"""Size of the encoded pixels against raw ones, measured on H&E (zstd 0.88 to 0.98, JPEG of quality 90 0.086 to 0.114)."""
+
+_OVERHEAD_BYTES = 4 << 20
+"""Thumbnail, table and tissue of one store, generously."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Chosen lattice cells in storage order; all arrays (n,).
+
+    Attributes:
+        row: lattice row.
+        col: lattice column.
+        region: tissue region.
+        fraction: share of the tile covered by tissue.
+    """
+
+    row: npt.NDArray[np.int64]
+    col: npt.NDArray[np.int64]
+    region: npt.NDArray[np.int32]
+    fraction: npt.NDArray[np.float64]
+
+    def at(self, places: npt.NDArray[Any]) -> "Cells":
+        """Return some of the cells, by place or mask."""
+        return Cells(self.row[places], self.col[places], self.region[places], self.fraction[places])
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What is known of a slide before any tile is read.
+
+    Attributes:
+        mpp: micrometres per level-0 pixel.
+        plan: the lattice.
+        native: the slide's own tiles, when these are to be copied.
+        overview: the slide at low resolution.
+        tissue: its regions.
+        cells: the tiles to read, in (region, Morton) order.
+        bare: (m, 2) int64 lattice (row, col) of tiles with some tissue, but too little.
+        fold_limit: for the quality scores.
+    """
+
+    mpp: float
+    plan: TilePlan
+    native: NativeTiles | None
+    overview: Overview
+    tissue: TissueMap
+    cells: Cells
+    bare: npt.NDArray[np.int64]
+    fold_limit: float
+
+
+class Room(NamedTuple):
+    """Bytes that a store will take.
+
+    Attributes:
+        chosen: with the codec asked for.
+        jpeg: with codec jpeg.
+    """
+
+    chosen: int
+    jpeg: int
+
+
+def survey_slide(reader: SlideReader, job: SlideJob, request: TileRequest) -> Survey:
+    """Look at a slide: resolution, lattice, tissue, tiles.
+
+    Raises:
+        ResolutionError: if the mpp is unknown or too coarse.
+        SettingsError: if native tiles are asked for and cannot be copied.
+        TissueError: if no tile holds enough tissue.
+        SlideReadError: if the slide is damaged.
+    """
+    mpp = slide_mpp(reader, job.slide_mpp)
+    spec, native = request.tiling, None
+    if request.grid == "native":
+        level = _native_level(reader, mpp, spec)
+        native = native_tiles(reader, level)
+        spec = native_spec(spec, level, native.size_px)
+    plan = plan_tiles(reader.info, mpp, spec, slide_name=job.path.name)
+    overview = read_overview(reader, downsample=OVERVIEW_UM_PER_PX / mpp)
+    tissue = find_tissue(overview, request.tissue, slide_mpp=mpp, slide_id=job.slide_id)
+    cells, bare = _choose_cells(plan, tissue, spec.min_tissue, job)
+    fold_limit = find_fold_limit(overview.pixels, tissue.regions > 0)
+    return Survey(mpp, plan, native, overview, tissue, cells, bare, fold_limit)
+
+
+def _native_level(reader: SlideReader, mpp: float, spec: TilingSpec) -> int:
+    if spec.level is not None:
+        return spec.level
+    scales = [mpp * downsample for downsample in reader.info.level_downsamples]
+    for level, scale in enumerate(scales):
+        if abs(spec.mpp / scale - 1) <= spec.mpp_tolerance:
+            return level
+    known = ", ".join(f"{level}: {scale:.4g}" for level, scale in enumerate(scales))
+    raise ResolutionError(
+        f"slide '{reader.path}': no level has {spec.mpp:g} um per pixel, and native tiles are not resampled; "
+        f"pass --level (level: um per pixel are {known}) or use --grid mpp"
+    )
+
+
+def _choose_cells(
+    plan: TilePlan, tissue: TissueMap, min_tissue: float, job: SlideJob
+) -> tuple[Cells, npt.NDArray[np.int64]]:
+    """Take the lattice cells with enough tissue, in (region, Morton) order; and those with too little."""
+    if tissue.n_regions == 0:
+        raise TissueError(f"slide '{job.path}': no tissue was found; check the slide, or pass --tissue all")
+    row, col = (axis.ravel() for axis in np.mgrid[0 : plan.n_rows, 0 : plan.n_cols])
+    base_xy = plan.base_xy(row, col)
+    fraction = tissue.coverage(base_xy, plan.base_size)
+    touched = fraction > 0
+    enough = np.flatnonzero((fraction >= min_tissue) & touched)
+    if not len(enough):
+        raise TissueError(
+            f"slide '{job.path}': none of {len(row)} tile positions holds {min_tissue:.0%} tissue; lower --min-tissue or --size"
+        )
+    region = tissue.region_of(base_xy[enough], plan.base_size)
+    few = np.flatnonzero((fraction < min_tissue) & touched)
+    bare = np.column_stack([row[few], col[few]]).astype(np.int64)
+    row, col = row[enough], col[enough]
+    order = np.lexsort((morton_order(row, col), region))
+    return Cells(row[order], col[order], region[order], fraction[enough][order]), bare
+
+
+def estimate_room(survey: Survey, request: TileRequest) -> Room:
+    """Estimate the bytes of a store, with the codec asked for and with jpeg."""
+    arrays = 1 + len(request.tiling.context_mpp)
+    raw = len(survey.cells.row) * survey.plan.size_px**2 * 3 * arrays
+    share = _SHARE_OF_RAW["jpeg" if request.grid == "native" else request.codec]
+    return Room(int(raw * share) + _OVERHEAD_BYTES, int(raw * _SHARE_OF_RAW["jpeg"]) + _OVERHEAD_BYTES)
+
+
+def estimate_batch(jobs: Sequence[SlideJob], request: TileRequest, *, sample: int = 4) -> Room:
+    """Estimate the bytes of a batch from a few of its slides, evenly picked; slides that cannot be tiled count nothing."""
+    picked = [jobs[place] for place in np.unique(np.linspace(0, len(jobs) - 1, min(sample, len(jobs))).astype(int))]
+    rooms = [_room_of(job, request) for job in picked]
+    factor = len(jobs) / len(picked)
+    return Room(int(sum(room.chosen for room in rooms) * factor), int(sum(room.jpeg for room in rooms) * factor))
+
+
+def _room_of(job: SlideJob, request: TileRequest) -> Room:
+    try:
+        with open_slide(job.path, reader=request.reader) as reader:
+            return estimate_room(survey_slide(reader, job, request), request)
+    except SimTripletError:
+        return Room(0, 0)  # the slide's own turn will tell why
+
+
+def refuse_full_disk(out: Path, room: Room) -> None:
+    """Refuse to begin where the disk has no room.
+
+    Args:
+        out: folder of the stores; it or a folder above it exists.
+        room: what they will take.
+
+    Raises:
+        StoreError: with what is needed, what jpeg would take, and what is free.
+    """
+    folder = out.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if room.chosen > free:
+        raise StoreError(
+            f"output '{out}': needs about {gigabytes(room.chosen)}, {gigabytes(free)} are free; "
+            f"--codec jpeg would take about {gigabytes(room.jpeg)}: free space, choose another --out or that codec"
+        )
+
+
+def gigabytes(n_bytes: int) -> str:
+    """Return a size as a person reads it."""
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
