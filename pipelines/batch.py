@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simtriplet.wsi.errors import SimTripletError
+from simtriplet.wsi.errors import SettingsError, SimTripletError
 from simtriplet.wsi.tiling import Existing, SlideJob, TileRequest, TilingSummary, tile_slide
 
 __all__ = ["Outcome", "tile_batch", "write_summary"]
 
 log = logging.getLogger(__name__)
 
+CONNECT_TIMEOUT_S = 10
 SUMMARY_COLUMNS = ("slide_id", "status", "tiles", "labelled", "mpp", "reader", "seconds", "megabytes", "reason")
 
 
@@ -76,7 +77,7 @@ def _tile_on_dask(
             n_workers=min(workers, len(jobs)), threads_per_worker=1, dashboard_address=None, memory_limit=0
         )
     try:
-        with distributed.Client(cluster, set_as_default=False) as client:
+        with _connect(cluster) as client:
             futures = {
                 client.submit(_tile_one, job, out, request, existing, threads, None, pure=False, retries=0): job
                 for job in jobs
@@ -91,6 +92,17 @@ def _tile_on_dask(
     finally:
         if scheduler is None:
             cluster.close()
+
+
+def _connect(cluster: Any) -> Any:
+    import distributed
+
+    try:
+        return distributed.Client(cluster, set_as_default=False, timeout=CONNECT_TIMEOUT_S)
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"scheduler '{cluster}': cannot be reached ({error}); start one with dask scheduler, or leave --scheduler out"
+        ) from error
 
 
 def _tile_one(

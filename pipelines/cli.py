@@ -13,7 +13,7 @@ __all__ = ["cli", "main"]
 _COMMANDS = {
     "info": "commands_slides",
     "tile": "commands_slides",
-    "index": "commands_slides",
+    "index": "command_index",
     "check": "commands_slides",
     "pretrain": "commands_model",
     "embed": "commands_model",

@@ -1,4 +1,4 @@
-"""The commands on slides and stores: info, tile, index, check."""
+"""The commands on slides and stores: info, tile, check."""
 
 from pathlib import Path
 from typing import Any
@@ -8,17 +8,17 @@ import click
 from simtriplet.pipelines.console import print_table, progress_bar, say
 from simtriplet.pipelines.manifest import collect_jobs
 from simtriplet.pipelines.options import AnyPath, existing_option, quiet, stores_argument
-from simtriplet.pipelines.slide_steps import IndexRequest, index_stores, tile_slides
+from simtriplet.pipelines.slide_steps import tile_slides
 from simtriplet.wsi.check import check_store
 from simtriplet.wsi.errors import SettingsError, SimTripletError, StoreError
 from simtriplet.wsi.geometry import TilingSpec
 from simtriplet.wsi.quality import QualitySpec
 from simtriplet.wsi.slide import open_slide
-from simtriplet.wsi.store import find_stores, open_stores
+from simtriplet.wsi.store import find_stores
 from simtriplet.wsi.tiling import LabelSpec, TileRequest
 from simtriplet.wsi.tissue import TissueSpec
 
-__all__ = ["check", "index", "info", "tile"]
+__all__ = ["check", "info", "tile"]
 
 
 @click.command()
@@ -183,29 +183,6 @@ def _stride(size_px: int, stride_px: int | None, overlap_px: int | None) -> int 
     if not 0 <= overlap_px < size_px:
         raise SettingsError(f"overlap {overlap_px}: must be at least 0 and below the size, {size_px}; correct it")
     return size_px - overlap_px
-
-
-@click.command()
-@stores_argument
-@click.option(
-    "--rule",
-    type=click.Choice(["grid", "radius", "ring", "knn"]),
-    default="grid",
-    show_default=True,
-    help="Who is near.",
-)
-@click.option("--connectivity", type=click.Choice(["4", "8"]), default="8", show_default=True, help="For grid.")
-@click.option("--allow-overlap", is_flag=True, help="For grid: let neighbours share pixels where tiles overlap.")
-@click.option("--radius-um", type=float, default=None, help="For radius and ring: outer distance, micrometres.")
-@click.option("--inner-um", type=float, default=None, help="For ring: inner distance, micrometres.")
-@click.option("--k", default=8, show_default=True, help="For knn: nearest tiles.")
-@click.option("--same-tissue/--any-tissue", default=True, show_default=True, help="Only within one tissue region.")
-@click.option("--min-tissue", type=float, default=None, help="Least share of tissue on both tiles, 0..1.")
-@click.option("--name", default="spatial", show_default=True, help="Name of the index in the store.")
-def index(stores: tuple[Path, ...], connectivity: str, **options: Any) -> None:
-    """Pair adjacent tiles of STOREs as inter-sample positives; an older index of the same name is replaced."""
-    request = IndexRequest(connectivity=int(connectivity), **options)
-    index_stores(open_stores(stores), request, quiet=quiet())
 
 
 @click.command()

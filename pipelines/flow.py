@@ -10,10 +10,11 @@ from simtriplet.evaluate.report import write_report
 from simtriplet.evaluate.unlabelled import UnlabelledResult, describe_features
 from simtriplet.evaluate.unlabelled_report import write_unlabelled_report
 from simtriplet.pipelines.console import print_table, say
+from simtriplet.pipelines.index_steps import index_stores
 from simtriplet.pipelines.manifest import collect_jobs
 from simtriplet.pipelines.model_steps import embed_stores, pretrain_encoder, print_result
 from simtriplet.pipelines.recipe import Recipe, relative_to_out
-from simtriplet.pipelines.slide_steps import index_stores, make_folder, tile_slides, write_settings
+from simtriplet.pipelines.slide_steps import make_folder, tile_slides, write_settings
 from simtriplet.pretrain.encoder import load_encoder
 from simtriplet.pretrain.settings import PretrainSettings, load_settings
 from simtriplet.wsi.errors import StoreError, TrainingError

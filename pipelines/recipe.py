@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from simtriplet.pipelines.slide_steps import IndexRequest
+from simtriplet.pipelines.index_steps import IndexRequest
 from simtriplet.pretrain.settings import PrecisionName
 from simtriplet.wsi.codec import CodecName
 from simtriplet.wsi.errors import SettingsError
@@ -187,8 +187,9 @@ def relative_to_out(recipe: Recipe) -> Recipe:
 
     inputs = tuple(Path(os.path.relpath(path, recipe.out)) for path in recipe.slides.inputs)
     slides = replace(recipe.slides, inputs=inputs, annotations=relative(recipe.slides.annotations))
+    index = replace(recipe.index, annotations=relative(recipe.index.annotations))
     evaluate = replace(recipe.evaluate, labels=relative(recipe.evaluate.labels))
-    return replace(recipe, out=Path(), slides=slides, evaluate=evaluate)
+    return replace(recipe, out=Path(), slides=slides, index=index, evaluate=evaluate)
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -216,7 +217,8 @@ def _resolve(values: dict[str, Any], folder: Path) -> dict[str, Any]:
             resolved["slides"]["inputs"] = [absolute(item) for item in inputs]
         elif isinstance(inputs, str):
             resolved["slides"]["inputs"] = [absolute(inputs)]
-    evaluate = values.get("evaluate")
-    if isinstance(evaluate, dict) and "labels" in evaluate:
-        resolved["evaluate"] = {**evaluate, "labels": absolute(evaluate["labels"])}
+    for section, key in (("index", "annotations"), ("evaluate", "labels")):
+        given = values.get(section)
+        if isinstance(given, dict) and key in given:
+            resolved[section] = {**given, key: absolute(given[key])}
     return resolved

@@ -1,69 +1,20 @@
-"""The steps on slides, tile and index, as plain functions: the commands and the recipe runner both call these."""
+"""The step `tile` as plain functions: the command and the recipe runner both call these."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from simtriplet.pipelines.batch import Outcome, tile_batch, write_summary
 from simtriplet.pipelines.console import print_table, progress_bar, say
-from simtriplet.wsi.errors import SettingsError, StoreError
-from simtriplet.wsi.neighbour_index import IndexSummary, index_store
-from simtriplet.wsi.neighbours import GridRule, KnnRule, NeighbourRule, RadiusRule, RingRule
+from simtriplet.wsi.errors import StoreError
 from simtriplet.wsi.settings import to_toml
-from simtriplet.wsi.store import SPATIAL, STORE_SUFFIX, TileStore
+from simtriplet.wsi.store import STORE_SUFFIX
 from simtriplet.wsi.survey import estimate_batch, gigabytes, refuse_full_disk
 from simtriplet.wsi.tiling import Existing, SlideJob, TileRequest
 
-__all__ = ["IndexRequest", "index_stores", "make_folder", "tile_slides", "write_settings"]
+__all__ = ["make_folder", "tile_slides", "write_settings"]
 
 TILE_COLUMNS = ("slide", "status", "tiles", "labelled", "mpp", "reader", "s", "MB", "reason")
-
-
-@dataclass(frozen=True, slots=True)
-class IndexRequest:
-    """How tiles become neighbours.
-
-    Attributes:
-        rule: grid, radius, ring or knn.
-        connectivity: 4 or 8, for grid.
-        allow_overlap: let neighbours share pixels, for grid.
-        radius_um: outer distance between centres in micrometres, for radius and ring.
-        inner_um: inner distance in micrometres, for ring.
-        k: number of nearest tiles, for knn.
-        same_tissue: only within one tissue region.
-        min_tissue: least share of tissue on both tiles; None for no such gate.
-        name: the index's name in the store.
-    """
-
-    rule: Literal["grid", "radius", "ring", "knn"] = "grid"
-    connectivity: int = 8
-    allow_overlap: bool = False
-    radius_um: float | None = None
-    inner_um: float | None = None
-    k: int = 8
-    same_tissue: bool = True
-    min_tissue: float | None = None
-    name: str = SPATIAL
-
-    def make_rule(self) -> NeighbourRule:
-        """Return the rule object.
-
-        Raises:
-            SettingsError: if a distance that the rule needs is missing.
-            NeighbourError: if a parameter is out of range.
-        """
-        if self.rule == "grid":
-            return GridRule(self.connectivity, self.allow_overlap)
-        if self.rule == "knn":
-            return KnnRule(self.k)
-        if self.radius_um is None:
-            raise SettingsError(f"rule {self.rule!r}: needs a distance; pass --radius-um")
-        if self.rule == "radius":
-            return RadiusRule(self.radius_um)
-        if self.inner_um is None:
-            raise SettingsError("rule 'ring': needs an inner distance; pass --inner-um")
-        return RingRule(self.inner_um, self.radius_um)
 
 
 def make_folder(path: Path) -> None:
@@ -140,44 +91,3 @@ def _tile_row(outcome: Outcome) -> list[str]:
     megabytes = f"{summary.n_bytes / 1e6:.1f}"
     numbers = [str(summary.n_tiles), str(summary.n_labelled), f"{summary.mpp:.4g}", summary.reader]
     return [summary.slide_id, summary.status, *numbers, f"{summary.seconds:.1f}", megabytes, ""]
-
-
-def index_stores(
-    stores: Sequence[TileStore], request: IndexRequest, *, quiet: bool = False, skip_same: bool = False
-) -> list[IndexSummary]:
-    """Index stores and print how many neighbours their tiles have.
-
-    Args:
-        stores: the stores.
-        request: rule and gates.
-        quiet: show no progress.
-        skip_same: leave a store alone whose index of that name was built by the same rule and gates.
-    """
-    rule = request.make_rule()
-    summaries = []
-    with progress_bar("index", "stores", quiet=quiet) as tick:
-        for done, store in enumerate(stores, start=1):
-            summaries.append(
-                index_store(
-                    store,
-                    rule,
-                    name=request.name,
-                    same_tissue=request.same_tissue,
-                    min_tissue=request.min_tissue,
-                    skip_same=skip_same,
-                )
-            )
-            tick(done, len(stores), store.slide_id)
-    rows = [
-        [
-            summary.slide_id,
-            str(summary.n_tiles),
-            str(summary.n_pairs),
-            f"{summary.mean_degree:.2f}",
-            str(summary.n_isolated),
-            "" if summary.label_agreement is None else f"{summary.label_agreement:.3f}",
-        ]
-        for summary in summaries
-    ]
-    print_table("neighbours", ("slide", "tiles", "pairs", "mean degree", "alone", "labels agree"), rows)
-    return summaries

@@ -17,13 +17,16 @@ _PIECE_EDGES = 32
 class BorderGate:
     """No border of an annotated class lies between the centres of the two tiles.
 
-    The areas of one class are joined first, so that the line where two of them touch is no border. A pair is dropped where the
-    straight line between its centres meets the outline of a class, be it in one point or along it. A pair that stays thus
-    has both centres in just the same classes (or in none): one step of the line at a time, nothing is entered or left.
+    The areas of one class are joined first, so that the line where two of them touch is no border. A pair is dropped where
+
+    * the straight line between its centres meets the outline of a class, be it in one point or along it; a pair that stays
+      thus has both centres in just the same classes, or in none; or
+    * both tiles have a class, and not the same.
 
     Args:
         regions: annotated areas, level-0 pixels.
         centres: (n, 2) float64, level-0 pixels, centre of each tile.
+        classes: (n,) int, class of each tile as a whole, -1 for none; None when that is not looked at.
         source: what `record` says of where the regions come from.
     """
 
@@ -32,9 +35,11 @@ class BorderGate:
         regions: Sequence[NamedRegion],
         centres: npt.NDArray[np.float64],
         *,
+        classes: npt.NDArray[np.integer[Any]] | None = None,
         source: dict[str, Any] | None = None,
     ) -> None:
         self._centres = centres
+        self._classes = np.full(len(centres), -1) if classes is None else np.asarray(classes)
         self._record = {"border": True, "border_regions": len(regions), **(source or {})}
         names = sorted({region.name for region in regions})
         areas = [shapely.union_all([region.area for region in regions if region.name == name]) for name in names]
@@ -46,7 +51,8 @@ class BorderGate:
 
     def keep(self, anchors: npt.NDArray[np.int32], others: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
         """See PairGate."""
-        kept = np.ones(len(anchors), np.bool_)
+        a, b = self._classes[anchors], self._classes[others]
+        kept = np.asarray((a == b) | (a < 0) | (b < 0))
         close = self._close_to_border(anchors, others)
         # the same line whichever tile is the anchor
         ends = np.sort(np.column_stack([anchors[close], others[close]]), axis=1)

@@ -15,6 +15,7 @@ from simtriplet.wsi.store import TileStore
 __all__ = ["GateSpec"]
 
 _log = logging.getLogger(__name__)
+_CLASS_COVER = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,8 @@ class GateSpec:
     Attributes:
         same_tissue: both lie in one tissue region.
         min_tissue: least share of tissue on both, in [0, 1]; None for no such gate.
-        annotations: no border drawn in this file, or in `<slide_id>.geojson` (.xml, .csv) of this folder, lies between them.
+        annotations: no border drawn in this file, or in `<slide_id>.geojson` (.xml, .csv) of this folder, lies between their
+            centres, and the classes that cover at least half of each do not differ (see BorderGate).
         similar_to: name of features in the store, with or without the leading `X_`.
         min_similarity: quantile of those features' similarity over the candidate pairs, in [0, 1), that a pair must reach.
 
@@ -103,15 +105,19 @@ class GateSpec:
 
 
 def _open_border_gate(store: TileStore, annotations: Path) -> PairGate:
+    from simtriplet.wsi.annotation import label_tiles
     from simtriplet.wsi.annotation_file import find_annotation, read_annotations
     from simtriplet.wsi.border_gate import BorderGate
 
     if not annotations.exists():
-        raise NeighbourError(f"annotations '{annotations}': do not exist; pass a folder of <slide_id>.geojson, or a file")
+        raise NeighbourError(
+            f"annotations '{annotations}': do not exist; pass a folder of <slide_id>.geojson, or a file"
+        )
     file = find_annotation(annotations, store.slide_id) if annotations.is_dir() else annotations
     if file is None:
         _log.warning("slide %r has no annotation in '%s': no border gates its pairs", store.slide_id, annotations)
         return BorderGate((), store.centres())
     regions = read_annotations(file)
     source = {"border_file": file.name, "border_sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-    return BorderGate(regions, store.centres(), source=source)
+    labels = label_tiles(regions, store.base_xy(), store.base_size_px, min_cover=_CLASS_COVER)
+    return BorderGate(regions, store.centres(), classes=labels.codes, source=source)

@@ -38,7 +38,7 @@ class SameTissueGate:
 
     def keep(self, anchors: npt.NDArray[np.int32], others: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
         """See PairGate."""
-        return np.equal(self.tissue_id[anchors], self.tissue_id[others])
+        return np.asarray(self.tissue_id[anchors] == self.tissue_id[others])
 
 
 class MinTissueGate:
@@ -59,7 +59,7 @@ class MinTissueGate:
 
     def keep(self, anchors: npt.NDArray[np.int32], others: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
         """See PairGate."""
-        return np.logical_and(self._enough[anchors], self._enough[others])
+        return np.asarray(self._enough[anchors] & self._enough[others])
 
 
 def apply_gates(adjacency: Adjacency, gates: Sequence[PairGate]) -> Adjacency:

@@ -23,6 +23,9 @@ TILES_PER_SHARD = 64
 IMAGES = "images"
 """The array of the tiles, in the group `tiles`; co-centred tiles at another mpp lie beside it."""
 
+KEY_SEPARATOR = "."
+"""All shards lie in one folder: with "/" each would have three folders of its own, which on ext4 cost 3 ms each to remove."""
+
 _MAX_OPEN_SHARDS = 128
 
 
@@ -54,7 +57,7 @@ def image_metadata(n_tiles: int, size_px: int, codec: TileCodec) -> dict[str, An
         "shape": [n_tiles, size_px, size_px, 3],
         "data_type": "uint8",
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shard_shape}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": KEY_SEPARATOR}},
         "fill_value": 255,
         "codecs": [sharding],
         "attributes": {},
@@ -62,16 +65,15 @@ def image_metadata(n_tiles: int, size_px: int, codec: TileCodec) -> dict[str, An
     }
 
 
-def shard_path(array: Path, shard: int) -> Path:
+def shard_path(array: Path, shard: int, *, separator: str = KEY_SEPARATOR) -> Path:
     """Return where shard number `shard` of the array folder lies."""
-    return array / "c" / str(shard) / "0" / "0" / "0"
+    return array / separator.join(("c", str(shard), "0", "0", "0"))
 
 
 def write_image_shard(array: Path, shard: int, chunks: Sequence[Buffer]) -> int:
     """Write the encoded tiles of one shard, in order; return the bytes written."""
-    path = shard_path(array, shard)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return write_shard(path, chunks, chunks_per_shard=TILES_PER_SHARD)
+    array.mkdir(parents=True, exist_ok=True)
+    return write_shard(shard_path(array, shard), chunks, chunks_per_shard=TILES_PER_SHARD)
 
 
 def write_image_metadata(array: Path, *, n_tiles: int, size_px: int, codec: TileCodec) -> None:
@@ -100,6 +102,7 @@ class TileImages:
             self.n_tiles, self.size_px = int(meta["shape"][0]), int(meta["shape"][1])
             self.tiles_per_shard = int(meta["chunk_grid"]["configuration"]["chunk_shape"][0])
             chain = sharding["codecs"]
+            self._separator = str(meta["chunk_key_encoding"]["configuration"]["separator"])
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
             raise StoreError(
                 f"store '{array.parent.parent}': has no readable tiles/images; tile the slide again"
@@ -186,7 +189,7 @@ class TileImages:
             return file, self._indices[shard]
 
     def _open(self, shard: int) -> int:
-        path = shard_path(self.path, shard)
+        path = shard_path(self.path, shard, separator=self._separator)
         name = f"{self.path.parent.parent.name}/tiles/images/{path.relative_to(self.path)}"
         try:
             file = os.open(path, os.O_RDONLY)

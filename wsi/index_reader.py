@@ -5,7 +5,7 @@ it reads and again afterwards: when all are one, everything between was of that 
 """
 
 import time
-from typing import Any, cast
+from typing import Any
 
 import zarr
 
@@ -87,4 +87,4 @@ def _group(store: TileStore, part: str) -> zarr.Group:
     node = store.group[f"{TABLE}/{part}"]
     if not isinstance(node, zarr.Group):
         raise KeyError(part)
-    return cast(zarr.Group, node)
+    return node

@@ -16,23 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec
 
 from simtriplet.wsi.adjacency import Adjacency
 from simtriplet.wsi.errors import NeighbourError, StoreError
 from simtriplet.wsi.store import PARTIAL_SUFFIX, SPATIAL, TABLE, TileStore
-from simtriplet.wsi.table import write_dict
+from simtriplet.wsi.zarr_files import write_group, write_mapping, write_vector
 
 __all__ = ["check_index_name", "write_index"]
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _SCRATCH = "neighbours-"
-_CHUNK_ROWS = 1 << 20
-# Neighbours in Morton order differ in few bits: of 8 million, 32 MB become 1.3, in a tenth of a second (9 MB with zstd alone).
-_COMPRESSORS = [BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"), Crc32cCodec()]
 
 
 def check_index_name(name: str) -> str:
@@ -114,32 +108,18 @@ def _remove_leftovers(store: Path) -> None:
 def _write_parts(scratch: Path, store: TileStore, adjacency: Adjacency, record: dict[str, Any], name: str) -> None:
     build_id = uuid.uuid4().hex
     n_tiles = len(adjacency.indptr) - 1
-    group = zarr.open_group(scratch, mode="w", zarr_format=3)
+    write_group(scratch, {})
     attributes = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [n_tiles, n_tiles]}
-    pairs = group.create_group("connectivities", attributes={**attributes, "build_id": build_id})
-    _write_array(pairs, "data", np.ones(len(adjacency.indices), np.float32))
-    _write_array(pairs, "indices", adjacency.indices.astype(np.int32, copy=False))
-    _write_array(pairs, "indptr", adjacency.indptr.astype(np.int64, copy=False))
-    far = group.create_group("distances", attributes={**attributes, "build_id": build_id})
-    _write_array(far, "data", adjacency.distances_um.astype(np.float64, copy=False))
+    pairs = write_group(scratch / "connectivities", {**attributes, "build_id": build_id})
+    write_vector(pairs / "data", np.ones(len(adjacency.indices), np.float32))
+    write_vector(pairs / "indices", adjacency.indices.astype(np.int32, copy=False))
+    write_vector(pairs / "indptr", adjacency.indptr.astype(np.int64, copy=False))
+    far = write_group(scratch / "distances", {**attributes, "build_id": build_id})
+    write_vector(far / "data", adjacency.distances_um.astype(np.float64, copy=False))
     for part in ("indices", "indptr"):  # both matrices have the same places
-        shutil.copytree(scratch / "connectivities" / part, scratch / "distances" / part)
+        shutil.copytree(pairs / part, far / part)
     keys = {"connectivities_key": f"{name}_connectivities", "distances_key": f"{name}_distances"}
-    write_dict(group, "uns", {**keys, **record, "build_id": build_id, "tiles_id": store.attributes["tiles_id"]})
-
-
-def _write_array(group: zarr.Group, name: str, values: npt.NDArray[Any]) -> None:
-    array = group.create_array(
-        name,
-        shape=values.shape,
-        dtype=values.dtype,
-        chunks=(min(max(1, len(values)), _CHUNK_ROWS),),
-        compressors=_COMPRESSORS,
-        attributes={"encoding-type": "array", "encoding-version": "0.2.0"},
-        config={"write_empty_chunks": True},  # a missing file then always means a lost one
-    )
-    if len(values):
-        array[...] = values
+    write_mapping(scratch / "uns", {**keys, **record, "build_id": build_id, "tiles_id": store.attributes["tiles_id"]})
 
 
 def _swap(scratch: Path, table: Path, name: str) -> None:

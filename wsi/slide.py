@@ -98,13 +98,16 @@ class SlideReader(Protocol):
             SlideReadError: if the pixels cannot be decoded.
         """
 
-    def read_windows(self, level: int, xy: npt.NDArray[np.int64], size: tuple[int, int]) -> Pixels:
+    def read_windows(
+        self, level: int, xy: npt.NDArray[np.int64], size: tuple[int, int], *, out: Pixels | None = None
+    ) -> Pixels:
         """Read many windows of one size.
 
         Args:
             level: pyramid level.
             xy: (k, 2) int64, top-left corners, pixels of that level.
             size: (width, height), pixels of that level.
+            out: (k, height, width, 3) uint8 to read into; made when not given.
 
         Returns:
             (k, height, width, 3) uint8 RGB.

@@ -91,10 +91,12 @@ class TiffReader(WindowReader):
                 pixels[y0 - y : y1 - y, x0 - x : x1 - x] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
         return pixels
 
-    def read_windows(self, level: int, xy: npt.NDArray[np.int64], size: tuple[int, int]) -> Pixels:
+    def read_windows(
+        self, level: int, xy: npt.NDArray[np.int64], size: tuple[int, int], *, out: Pixels | None = None
+    ) -> Pixels:
         """See SlideReader; windows that are native tiles are decoded straight into the result."""
         source = self._levels[level]
-        pixels = np.empty((len(xy), size[1], size[0], 3), np.uint8)
+        pixels = np.empty((len(xy), size[1], size[0], 3), np.uint8) if out is None else out
         whole = source.whole_tiles(xy, size, self.info.level_sizes[level])
         for place, ((x, y), number) in enumerate(zip(xy.tolist(), whole.tolist(), strict=True)):
             if number >= 0:

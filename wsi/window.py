@@ -55,9 +55,11 @@ class WindowReader:
             pixels[y : y + inner_size[1], x : x + inner_size[0]] = self.read_inside(level, inner_xy, inner_size)
         return pixels
 
-    def read_windows(self, level: int, xy: npt.NDArray[np.int64], size: tuple[int, int]) -> Pixels:
+    def read_windows(
+        self, level: int, xy: npt.NDArray[np.int64], size: tuple[int, int], *, out: Pixels | None = None
+    ) -> Pixels:
         """See SlideReader."""
-        pixels = np.empty((len(xy), size[1], size[0], 3), np.uint8)
+        pixels = np.empty((len(xy), size[1], size[0], 3), np.uint8) if out is None else out
         for place, (x, y) in enumerate(xy.tolist()):
             pixels[place] = self.read(level, (x, y), size)
         return pixels

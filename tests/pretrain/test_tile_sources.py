@@ -49,7 +49,7 @@ def test_a_stream_reads_ahead_and_survives_a_change_of_mind(numbering):
 
 
 def test_a_damaged_store_is_reported_from_the_reading_thread(numbering):
-    shard = numbering.stores[1].path / "tiles" / "images" / "c" / "0" / "0" / "0" / "0"
+    shard = numbering.stores[1].path / "tiles" / "images" / "c.0.0.0.0"
     shard.write_bytes(shard.read_bytes()[:-50])
     with StreamedTiles(numbering, device=CPU) as source:
         source.prefetch(torch.arange(90, 95))

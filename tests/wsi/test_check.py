@@ -126,7 +126,7 @@ def test_a_store_without_its_table_is_damaged(store_factory: StoreFactory) -> No
 
 def test_the_damaged_tile_is_named(store_factory: StoreFactory) -> None:
     store = store_factory(rows=3, cols=5, size_px=8)
-    shard = store.path / "tiles/images/c/0/0/0/0"
+    shard = store.path / "tiles/images/c.0.0.0.0"
     content = bytearray(shard.read_bytes())
     content[8 * 8 * 3 * 6 + 10] ^= 0xFF
     shard.write_bytes(content)

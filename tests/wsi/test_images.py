@@ -154,7 +154,7 @@ def test_no_ids_are_no_tiles(tmp_path: Path) -> None:
     assert empty.read([]).shape == (0, 4, 4, 3)
 
 
-NAME = r"^shard 'slide.tiles.zarr/tiles/images/c/1/0/0/0': "
+NAME = r"^shard 'slide.tiles.zarr/tiles/images/c.1.0.0.0': "
 
 
 def test_a_missing_shard_is_named_and_the_others_read(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import simtriplet.wsi.lattice as lattice_module
-import simtriplet.wsi.neighbours as neighbours_module
 from simtriplet.wsi.errors import NeighbourError
 from simtriplet.wsi.gates import MinTissueGate, SameTissueGate, apply_gates
 from simtriplet.wsi.neighbours import RULES, Adjacency, GridRule, KnnRule, RadiusRule, RingRule, TilePlaces
