@@ -42,13 +42,12 @@ def read_overview(reader: SlideReader, *, downsample: float, max_px: int = 4096)
     width, height = info.level_sizes[level]
     factor = max(1, round(wanted / info.level_downsamples[level]), -(-max(width, height) // max_px))
     out_width, out_height = -(-width // factor), -(-height // factor)
-    pixels = np.empty((out_height, out_width, 3), np.uint8)
     rows = max(1, _BAND_BYTES // (3 * width * factor))
+    bands = []
     for top in range(0, out_height, rows):
         count = min(rows, out_height - top)
         # beyond the border the reader gives white, so the last row and column average with background
         band = reader.read(level, (0, top * factor), (out_width * factor, count * factor))
-        pixels[top : top + count] = (
-            cv2.resize(band, (out_width, count), interpolation=cv2.INTER_AREA) if factor > 1 else band
-        )
+        bands.append(cv2.resize(band, (out_width, count), interpolation=cv2.INTER_AREA) if factor > 1 else band)
+    pixels = np.asarray(bands[0] if len(bands) == 1 else np.concatenate(bands), np.uint8)
     return Overview(pixels, factor * info.level_downsamples[level])

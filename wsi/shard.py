@@ -14,6 +14,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
+from simtriplet.wsi.direct_write import join_buffers, write_direct
 from simtriplet.wsi.errors import StoreError
 
 __all__ = ["MISSING", "ShardIndex", "read_shard_index", "write_shard"]
@@ -45,10 +46,14 @@ def write_shard(path: Path, chunks: Sequence[Buffer], *, chunks_per_shard: int) 
     index[: len(chunks), 1] = sizes
     index[: len(chunks), 0] = np.cumsum(sizes) - sizes
     table = index.tobytes()
-    buffers: list[Buffer] = [*chunks, table + struct.pack("<I", google_crc32c.value(table))]
+    end = table + struct.pack("<I", google_crc32c.value(table))
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     try:
-        return _write_all(file, buffers)
+        body = join_buffers(chunks)
+        if body is None:
+            return _write_all(file, [*chunks, end])
+        done = os.lseek(file, write_direct(path, body), os.SEEK_SET)
+        return done + _write_all(file, [body[done:], end])
     finally:
         os.close(file)
 

@@ -96,6 +96,7 @@ class StoreWriter:
         self.partial = path.with_name(path.name + PARTIAL_SUFFIX)
         self._checksums: dict[str, dict[int, npt.NDArray[np.uint32]]] = {name: {} for name in self.arrays}
         self._sizes: dict[tuple[str, int], int] = {}
+        self._has_overview = False
         try:
             shutil.rmtree(self.partial, ignore_errors=True)
             self.partial.mkdir(parents=True)
@@ -147,6 +148,35 @@ class StoreWriter:
         for shard, start in enumerate(range(0, len(tiles), TILES_PER_SHARD)):
             self.write_shard(shard, list(tiles[start : start + TILES_PER_SHARD]))
 
+    def write_overview(
+        self,
+        thumbnail: npt.NDArray[np.uint8],
+        tissue_mask: npt.NDArray[np.uint16],
+        regions: "Sequence[shapely.Polygon | shapely.MultiPolygon]",
+        *,
+        um_per_px: float,
+    ) -> None:
+        """Write thumbnail and tissue, which are known before the tiles; `finish` does it where nobody has. Thread-safe.
+
+        Args:
+            thumbnail: (h, w, 3) uint8 RGB.
+            tissue_mask: (h, w) uint16, region number plus one, 0 outside tissue.
+            regions: outline of each region, level-0 pixels.
+            um_per_px: micrometres per thumbnail pixel.
+
+        Raises:
+            StoreError: if the disk is full or fails.
+        """
+        try:
+            root = zarr.open_group(self.partial, mode="a")
+            write_thumbnail(root.require_group("images"), thumbnail, tissue_mask, um_per_px=um_per_px)
+            _write_regions(root.create_group("tissue"), regions)
+        except OSError as error:
+            raise StoreError(
+                f"output '{self.path}': cannot be written ({error.strerror}); free space and tile again"
+            ) from error
+        self._has_overview = True
+
     def finish(self, contents: StoreContents) -> TileStore:
         """Write everything else, then give the store its final name.
 
@@ -155,6 +185,9 @@ class StoreWriter:
         """
         n_tiles = len(contents.base_xy)
         checksums = {checksum_column(name): self._all_checksums(name, n_tiles) for name in self.arrays}
+        if not self._has_overview:
+            um_per_px = contents.slide["mpp"] * contents.thumbnail_downsample
+            self.write_overview(contents.thumbnail, contents.tissue_mask, contents.regions, um_per_px=um_per_px)
         try:
             for name in self.arrays:
                 write_image_metadata(self._array(name), n_tiles=n_tiles, size_px=self.size_px, codec=self.codec)
@@ -207,13 +240,6 @@ def _write_contents(root: zarr.Group, contents: StoreContents, checksums: Mappin
         obsm={SPATIAL: contents.base_xy.astype(np.float64) + half},
         uns={"slide_id": contents.slide["id"]},
     )
-    write_thumbnail(
-        root.require_group("images"),
-        contents.thumbnail,
-        contents.tissue_mask,
-        um_per_px=contents.slide["mpp"] * contents.thumbnail_downsample,
-    )
-    _write_regions(root.create_group("tissue"), contents.regions)
 
 
 def _write_regions(group: zarr.Group, regions: "Sequence[shapely.Polygon | shapely.MultiPolygon]") -> None:

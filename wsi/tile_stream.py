@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simtriplet.wsi.codec import Encoded
+from simtriplet.wsi.direct_write import aligned_empty
 from simtriplet.wsi.geometry import TilePlan
 from simtriplet.wsi.images import IMAGES, TILES_PER_SHARD
 from simtriplet.wsi.native_grid import NativeTiles
@@ -41,7 +42,10 @@ class TileBlock(NamedTuple):
 
 
 class Scratch(threading.local):
-    """Pixels of one block a thread, used again for the next: fresh memory of that size costs 20 us a tile in page faults."""
+    """Pixels of one block a thread, used again for the next: fresh memory of that size costs 20 us a tile in page faults.
+
+    It is aligned as a write past the page cache needs it.
+    """
 
     def __init__(self) -> None:
         self._pixels: Pixels | None = None
@@ -49,7 +53,7 @@ class Scratch(threading.local):
     def pixels(self, size_px: int) -> Pixels:
         """Return (64, s, s, 3) uint8 of undefined content."""
         if self._pixels is None:
-            self._pixels = np.empty((TILES_PER_SHARD, size_px, size_px, 3), np.uint8)
+            self._pixels = aligned_empty((TILES_PER_SHARD, size_px, size_px, 3))
         return self._pixels
 
 
@@ -162,7 +166,7 @@ def stream_tiles(
         n_tiles: how many there are.
         writer: the store.
         quality: limits; without any, threads write whole shards on their own.
-        threads: that read, decode, score and write.
+        threads: that read, decode and score; one more is kept for those that wait for the disk.
         progress: called with (tiles done, tiles in all).
 
     Raises:
@@ -174,9 +178,11 @@ def stream_tiles(
     reasons = np.zeros(n_tiles, np.int8)
     scores: Scores = {}
     done = 0
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="tile")
+    pool = ThreadPoolExecutor(threads + 1, thread_name_prefix="tile")  # while one waits for the disk, the others decode
     try:
-        for places, (found, block_reasons) in zip(blocks, _in_order(pool, run, blocks, ahead=2 * threads), strict=True):
+        for places, (found, block_reasons) in zip(
+            blocks, _in_order(pool, run, blocks, ahead=2 * threads + 1), strict=True
+        ):
             for name, values in found.items():
                 scores.setdefault(name, np.full(n_tiles, np.nan, np.float32))[places] = values
             reasons[places] = block_reasons

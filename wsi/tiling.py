@@ -5,7 +5,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
+import shapely
 
 from simtriplet.wsi.annotation import label_tiles
 from simtriplet.wsi.codec import JpegCodec, make_codec
@@ -110,20 +112,24 @@ def tile_slide(
         size_px, context_mpp = survey.plan.size_px, request.tiling.context_mpp
         with StoreWriter(final, size_px=size_px, codec=codec, context_mpp=context_mpp) as writer:
             feed = _make_feed(reader, survey, request, writer, job.path.name)
-            streamed = stream_tiles(
-                feed,
-                len(survey.cells.row),
-                writer,
-                quality=request.quality,
-                threads=threads or os.cpu_count() or 1,
-                progress=progress,
-            )
+            regions = survey.tissue.polygons()
+            with ThreadPoolExecutor(1, thread_name_prefix="overview") as aside:
+                overview = aside.submit(_write_overview, writer, survey, regions)
+                streamed = stream_tiles(
+                    feed,
+                    len(survey.cells.row),
+                    writer,
+                    quality=request.quality,
+                    threads=threads or os.cpu_count() or 1,
+                    progress=progress,
+                )
+                overview.result()
             if not (streamed.reasons == 0).any():
                 raise TissueError(
                     f"slide '{job.path}': all {len(streamed.reasons)} tissue tiles miss the quality limits; loosen them"
                 )
-            store = writer.finish(_contents(job, request, reader, survey, streamed, digest))
-        _write_picture(final, survey, streamed)
+            store = writer.finish(_contents(job, request, reader, survey, regions, streamed, digest))
+        _write_picture(final, survey, regions, streamed)
         return _summary(store, "ok", reader.name, start, writer.bytes_written)
 
 
@@ -184,7 +190,13 @@ def _make_feed(
 
 
 def _contents(
-    job: SlideJob, request: TileRequest, reader: SlideReader, survey: Survey, streamed: Streamed, digest: str
+    job: SlideJob,
+    request: TileRequest,
+    reader: SlideReader,
+    survey: Survey,
+    regions: Sequence[shapely.MultiPolygon],
+    streamed: Streamed,
+    digest: str,
 ) -> StoreContents:
     plan = survey.plan
     kept = streamed.reasons == 0
@@ -203,7 +215,7 @@ def _contents(
         thumbnail=survey.overview.pixels,
         thumbnail_downsample=survey.overview.downsample,
         tissue_mask=survey.tissue.regions,
-        regions=survey.tissue.polygons(),
+        regions=regions,
         label=_labels(job, request.labels, base_xy, plan.base_size),
     )
 
@@ -248,7 +260,13 @@ def _tiling_record(
     }
 
 
-def _write_picture(store: Path, survey: Survey, streamed: Streamed) -> None:
+def _write_overview(writer: StoreWriter, survey: Survey, regions: Sequence[shapely.MultiPolygon]) -> None:
+    overview = survey.overview
+    um_per_px = survey.mpp * overview.downsample
+    writer.write_overview(overview.pixels, survey.tissue.regions, regions, um_per_px=um_per_px)
+
+
+def _write_picture(store: Path, survey: Survey, regions: Sequence[shapely.MultiPolygon], streamed: Streamed) -> None:
     """Draw what was kept and why the rest was not, beside the store: `<slide_id>.tiling.jpg`."""
     plan, cells = survey.plan, survey.cells
     base_xy = plan.base_xy(cells.row, cells.col)
@@ -257,7 +275,7 @@ def _write_picture(store: Path, survey: Survey, streamed: Streamed) -> None:
         rejected[reason] = base_xy[streamed.reasons == code]
     rings = [
         np.asarray(ring.coords)
-        for region in survey.tissue.polygons()
+        for region in regions
         for polygon in region.geoms
         for ring in (polygon.exterior, *polygon.interiors)
     ]

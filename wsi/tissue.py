@@ -73,8 +73,7 @@ class TissueMap:
         self.regions = regions
         self.downsample = downsample
         self.n_regions = int(regions.max(initial=0))
-        covered = np.pad((regions > 0).astype(np.int64), ((1, 0), (1, 0)))
-        self._sums = covered.cumsum(axis=0).cumsum(axis=1).astype(np.float64)
+        self._sums = cv2.integral((regions > 0).astype(np.uint8), sdepth=cv2.CV_64F)
 
     def coverage(self, base_xy: npt.NDArray[np.int64], base_size: float) -> npt.NDArray[np.float64]:
         """Return the exact share of each tile's area that the mask's pixels cover.

@@ -196,7 +196,7 @@ def _slanted_lines(narrow: npt.NDArray[Any], width: int, length: int) -> Mask:
         points = cv2.findNonZero((labels[y : y + h, x : x + w] == number).astype(np.uint8))
         sides = sorted(cv2.minAreaRect(points)[1])
         line[number] = sides[0] <= width and sides[1] >= length
-    return np.asarray(line[labels])
+    return np.asarray(line[labels]) if line.any() else np.zeros(narrow.shape, np.bool_)
 
 
 def _smooth(pixels: Pixels) -> Pixels:
