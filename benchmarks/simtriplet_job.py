@@ -5,8 +5,9 @@ import time
 
 from driver import read_job, report
 
-from simtriplet.pipelines import commands_slides  # noqa: F401, so that the import is not measured, as with the peers
+from simtriplet.pipelines import commands_slides  # noqa: F401, so that imports are not measured, as with the peers
 from simtriplet.pipelines.cli import cli
+from simtriplet.wsi import readers  # noqa: F401
 
 
 def main() -> None:

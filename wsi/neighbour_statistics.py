@@ -165,7 +165,7 @@ def add_statistics(parts: Sequence[NeighbourStatistics]) -> NeighbourStatistics:
     """Return the numbers of several slides taken together, every pair counting once."""
     degrees = np.zeros(max((len(part.degree_counts) for part in parts), default=0), np.int64)
     for part in parts:
-        degrees[: len(part.degree_counts)] += part.degree_counts
+        degrees[: len(part.degree_counts)] += np.array(part.degree_counts, np.int64)
     weighted = [(part.chance_agreement, part.n_labelled_pairs) for part in parts if part.chance_agreement is not None]
     n_labelled = sum(weight for _, weight in weighted)
     common = dict(parts[0].params.items()) if parts else {}

@@ -1,7 +1,7 @@
 """Quality scores of tiles: how sharp, how much marker ink, how much folded tissue, how much colour."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,8 +49,7 @@ def score_tiles(tiles: Sequence[Pixels] | Pixels, *, fold_limit: float = DEFAULT
     scores: Scores = {name: np.zeros(len(tiles), np.float32) for name in QUALITY_COLUMNS}
     smalls: dict[tuple[int, ...], list[int]] = {}
     copies = []
-    for place, tile in enumerate(tiles):
-        half = _reduce(tile, 2)
+    for place, half in enumerate(_halve(tiles)):
         scores["sharpness"][place] = _sharpness(half)
         copies.append(_reduce(half, max(1, round(min(half.shape[:2]) / _COLOUR_PX))))
         smalls.setdefault(copies[-1].shape, []).append(place)
@@ -133,6 +132,17 @@ class QualitySpec:
     @property
     def _limits(self) -> tuple[float | None, ...]:
         return self.min_sharpness, self.max_pen, self.max_fold, self.min_saturation
+
+
+def _halve(tiles: Sequence[Pixels] | Pixels) -> Iterable[Pixels]:
+    """Return every tile at half its side."""
+    if isinstance(tiles, np.ndarray) and tiles.size and tiles.flags.c_contiguous:
+        count, height, width, _ = tiles.shape
+        if height % 2 == 0 == width % 2:
+            # one below the other they are halved in one call, in half the time
+            halves = _reduce(tiles.reshape(count * height, width, 3), 2)
+            return np.asarray(halves.reshape(count, height // 2, width // 2, 3), np.uint8)
+    return (_reduce(tile, 2) for tile in tiles)
 
 
 def _reduce(pixels: npt.NDArray[Any], factor: int) -> npt.NDArray[Any]:

