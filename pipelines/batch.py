@@ -2,14 +2,14 @@
 
 import csv
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from simtriplet.wsi.errors import SettingsError, SimTripletError
-from simtriplet.wsi.tiling import Existing, SlideJob, TileRequest, TilingSummary, tile_slide
+from simtriplet.wsi.survey import Room
+from simtriplet.wsi.tiling import Existing, SlideJob, TileRequest, TilingSummary, tile_slide, usable_cores
 
 __all__ = ["Outcome", "tile_batch", "write_summary"]
 
@@ -42,6 +42,7 @@ def tile_batch(
     workers: int = 1,
     scheduler: str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    tell_room: Callable[[Room], None] | None = None,
 ) -> Iterator[Outcome]:
     """Tile slides and yield each outcome as it comes.
 
@@ -53,10 +54,11 @@ def tile_batch(
         workers: processes on this machine; the cores are shared out among them as threads.
         scheduler: address of a running Dask scheduler, instead of workers here.
         progress: called with (slide id, tiles done, tiles in all); only when one process works.
+        tell_room: called with the room that each store will take; only when one process works.
     """
     if scheduler is None and (workers <= 1 or len(jobs) <= 1):
         for job in jobs:
-            yield _tile_one(job, out, request, existing, None, progress)
+            yield _tile_one(job, out, request, existing, None, progress, tell_room)
         return
     yield from _tile_on_dask(jobs, out, request, existing, workers, scheduler)
 
@@ -70,7 +72,7 @@ def _tile_on_dask(
     dask.config.set({"logging": {"distributed": "critical", "distributed.client": "critical", "bokeh": "critical"}})
     import distributed
 
-    threads = max(1, (os.cpu_count() or 1) // max(1, workers)) if scheduler is None else None
+    threads = max(1, usable_cores() // max(1, workers)) if scheduler is None else None
     cluster: Any = scheduler
     if scheduler is None:
         cluster = distributed.LocalCluster(
@@ -79,7 +81,7 @@ def _tile_on_dask(
     try:
         with _connect(cluster) as client:
             futures = {
-                client.submit(_tile_one, job, out, request, existing, threads, None, pure=False, retries=0): job
+                client.submit(_tile_one, job, out, request, existing, threads, None, None, pure=False, retries=0): job
                 for job in jobs
             }
             for future in distributed.as_completed(futures, loop=client.loop):
@@ -112,6 +114,7 @@ def _tile_one(
     existing: Existing,
     threads: int | None,
     progress: Callable[[str, int, int], None] | None,
+    tell_room: Callable[[Room], None] | None,
 ) -> Outcome:
     """Tile one slide; the only place where a failure becomes a line of the summary instead of an error."""
 
@@ -120,7 +123,10 @@ def _tile_one(
             progress(job.slide_id, done, total)
 
     try:
-        return Outcome(job.slide_id, tile_slide(job, out, request, existing=existing, threads=threads, progress=report))
+        summary = tile_slide(
+            job, out, request, existing=existing, threads=threads, progress=report, tell_room=tell_room
+        )
+        return Outcome(job.slide_id, summary)
     except (SimTripletError, MemoryError) as error:
         # the summary may be passed on: it names the slide, not the folders of this machine
         return Outcome(job.slide_id, None, str(error).replace(f"{job.path.parent}/", "") or type(error).__name__)

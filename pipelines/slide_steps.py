@@ -9,7 +9,7 @@ from simtriplet.pipelines.console import print_table, progress_bar, say
 from simtriplet.wsi.errors import StoreError
 from simtriplet.wsi.settings import to_toml
 from simtriplet.wsi.store import STORE_SUFFIX
-from simtriplet.wsi.survey import estimate_batch, gigabytes, refuse_full_disk
+from simtriplet.wsi.survey import Room, estimate_batch, gigabytes, refuse_full_disk
 from simtriplet.wsi.tiling import Existing, SlideJob, TileRequest
 
 __all__ = ["make_folder", "tile_slides", "write_settings"]
@@ -51,7 +51,9 @@ def tile_slides(
 ) -> list[Outcome]:
     """Tile slides, print the summary, and write `tile.toml` and `tile-summary.csv` beside the stores."""
     make_folder(out)
-    _tell_room(jobs, out, request, existing)
+    one = len(jobs) == 1 and scheduler is None
+    if not one:
+        _tell_batch_room(jobs, out, request, existing)
     write_settings(out / "tile.toml", request)
     outcomes: list[Outcome] = []
     with progress_bar("tile", "tiles", quiet=quiet) as tick:
@@ -61,7 +63,14 @@ def tile_slides(
             tick(total + done, total + of, f"{slide_id} ({len(outcomes) + 1}/{len(jobs)})")
 
         batch = tile_batch(
-            jobs, out, request, existing=existing, workers=workers, scheduler=scheduler, progress=progress
+            jobs,
+            out,
+            request,
+            existing=existing,
+            workers=workers,
+            scheduler=scheduler,
+            progress=progress,
+            tell_room=(lambda room: _say_room(room, 1, request)) if one else None,
         )
         for outcome in batch:
             outcomes.append(outcome)
@@ -71,17 +80,22 @@ def tile_slides(
     return outcomes
 
 
-def _tell_room(jobs: Sequence[SlideJob], out: Path, request: TileRequest, existing: Existing) -> None:
+def _tell_batch_room(jobs: Sequence[SlideJob], out: Path, request: TileRequest, existing: Existing) -> None:
     """Say how much room the stores will take, and refuse where there is less."""
     new = [job for job in jobs if existing == "replace" or not (out / f"{job.slide_id}{STORE_SUFFIX}").exists()]
     if not new:
         return
     room = estimate_batch(new, request)
     if room.chosen:
-        codec = "jpeg (native)" if request.grid == "native" else request.codec
-        as_jpeg = "" if codec.startswith("jpeg") else f", {gigabytes(room.jpeg)} as jpeg"
-        say(f"{len(new)} slides will take about {gigabytes(room.chosen)} as {codec}{as_jpeg}")
+        _say_room(room, len(new), request)
         refuse_full_disk(out, room)
+
+
+def _say_room(room: Room, n_slides: int, request: TileRequest) -> None:
+    codec = "jpeg (native)" if request.grid == "native" else request.codec
+    as_jpeg = "" if codec.startswith("jpeg") else f", {gigabytes(room.jpeg)} as jpeg"
+    slides = "1 slide" if n_slides == 1 else f"{n_slides} slides"
+    say(f"{slides} will take about {gigabytes(room.chosen)} as {codec}{as_jpeg}")
 
 
 def _tile_row(outcome: Outcome) -> list[str]:

@@ -12,7 +12,7 @@ from simtriplet.wsi.slide import Pixels
 
 __all__ = ["PICTURE_PX", "draw_tiling", "encode_png"]
 
-PICTURE_PX = 2000
+PICTURE_PX = 1600
 """Longer side of a picture, without its legend."""
 
 Colour = tuple[int, int, int]

@@ -1,7 +1,7 @@
 """Quality scores of tiles: how sharp, how much marker ink, how much folded tissue, how much colour."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,16 +46,12 @@ def score_tiles(tiles: Sequence[Pixels] | Pixels, *, fold_limit: float = DEFAULT
     Returns:
         (k,) float32 for each of QUALITY_COLUMNS.
     """
+    if isinstance(tiles, np.ndarray):
+        return _score_stack(np.ascontiguousarray(tiles), fold_limit)
     scores: Scores = {name: np.zeros(len(tiles), np.float32) for name in QUALITY_COLUMNS}
-    smalls: dict[tuple[int, ...], list[int]] = {}
-    copies = []
-    for place, half in enumerate(_halve(tiles)):
-        scores["sharpness"][place] = _sharpness(half)
-        copies.append(_reduce(half, max(1, round(min(half.shape[:2]) / _COLOUR_PX))))
-        smalls.setdefault(copies[-1].shape, []).append(place)
-    for places in smalls.values():
-        colours = _colour_scores(np.stack([copies[place] for place in places]), fold_limit)
-        for name, values in colours.items():
+    for shape in {tile.shape for tile in tiles}:
+        places = [place for place, tile in enumerate(tiles) if tile.shape == shape]
+        for name, values in _score_stack(np.stack([tiles[place] for place in places]), fold_limit).items():
             scores[name][places] = values
     return scores
 
@@ -134,15 +130,25 @@ class QualitySpec:
         return self.min_sharpness, self.max_pen, self.max_fold, self.min_saturation
 
 
-def _halve(tiles: Sequence[Pixels] | Pixels) -> Iterable[Pixels]:
-    """Return every tile at half its side."""
-    if isinstance(tiles, np.ndarray) and tiles.size and tiles.flags.c_contiguous:
-        count, height, width, _ = tiles.shape
-        if height % 2 == 0 == width % 2:
-            # one below the other they are halved in one call, in half the time
-            halves = _reduce(tiles.reshape(count * height, width, 3), 2)
-            return np.asarray(halves.reshape(count, height // 2, width // 2, 3), np.uint8)
-    return (_reduce(tile, 2) for tile in tiles)
+def _score_stack(tiles: Pixels, fold_limit: float) -> Scores:
+    """Score (k, h, w, 3) tiles of one size."""
+    if not len(tiles):
+        return {name: np.zeros(0, np.float32) for name in QUALITY_COLUMNS}
+    half = _reduce_stack(tiles, 2)
+    factor = max(1, round(min(half.shape[1:3]) / _COLOUR_PX))
+    colours = _colour_scores(_reduce_stack(half, factor), fold_limit)
+    scores = {"sharpness": _sharpness(half), **colours}
+    return {name: np.asarray(scores[name], np.float32) for name in QUALITY_COLUMNS}
+
+
+def _reduce_stack(stack: npt.NDArray[Any], factor: int) -> npt.NDArray[Any]:
+    """Reduce every picture of a contiguous (k, h, w, ...) stack."""
+    count, height, width = stack.shape[:3]
+    if height % factor or width % factor:
+        return np.stack([_reduce(picture, factor) for picture in stack])
+    # one below the other they are reduced in one call, in half the time
+    tall = _reduce(stack.reshape(count * height, width, *stack.shape[3:]), factor)
+    return tall.reshape(count, height // factor, width // factor, *stack.shape[3:])
 
 
 def _reduce(pixels: npt.NDArray[Any], factor: int) -> npt.NDArray[Any]:
@@ -157,10 +163,13 @@ def _reduce(pixels: npt.NDArray[Any], factor: int) -> npt.NDArray[Any]:
     return np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA))
 
 
-def _sharpness(half: Pixels) -> float:
-    grey: npt.NDArray[Any] = cv2.cvtColor(half, cv2.COLOR_RGB2GRAY)
+def _sharpness(half: Pixels) -> npt.NDArray[np.float32]:
+    count, height, width, _ = half.shape
+    tall = cv2.cvtColor(half.reshape(count * height, width, 3), cv2.COLOR_RGB2GRAY)
+    grey: npt.NDArray[Any] = tall.reshape(count, height, width)
+    fine, coarse = (np.array([_laplacian_energy(picture) for picture in x]) for x in (grey, _reduce_stack(grey, 2)))
     # the floor, measured, keeps the noise of a smooth tile from passing for detail
-    return _laplacian_energy(grey) / (_laplacian_energy(_reduce(grey, 2)) + _SHARPNESS_FLOOR)
+    return np.asarray(fine / (coarse + _SHARPNESS_FLOOR), np.float32)
 
 
 def _laplacian_energy(grey: npt.NDArray[Any]) -> float:

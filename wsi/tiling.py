@@ -26,7 +26,7 @@ from simtriplet.wsi.quality import QUALITY_REASONS
 from simtriplet.wsi.slide import SlideReader, open_slide
 from simtriplet.wsi.store import PARTIAL_SUFFIX, STORE_SUFFIX, TileStore
 from simtriplet.wsi.store_writer import StoreContents, StoreWriter
-from simtriplet.wsi.survey import Survey, estimate_room, refuse_full_disk, survey_slide
+from simtriplet.wsi.survey import Room, Survey, estimate_room, refuse_full_disk, survey_slide
 from simtriplet.wsi.table import Categorical
 from simtriplet.wsi.tile_request import Existing, LabelSpec, SlideJob, TileRequest, slide_id_of
 from simtriplet.wsi.tile_stream import CopiedTiles, PixelTiles, Streamed, TileFeed, stream_tiles
@@ -76,6 +76,7 @@ def tile_slide(
     existing: Existing = "error",
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    tell_room: Callable[[Room], None] | None = None,
 ) -> TilingSummary:
     """Tile one slide into `out/<slide_id>.tiles.zarr`.
 
@@ -86,6 +87,7 @@ def tile_slide(
         existing: what to do about a finished store of that name.
         threads: threads that read, decode and write; all cores when not given.
         progress: called with (tiles done, tiles in all).
+        tell_room: called with the room that the store will take, before the first tile is read.
 
     Returns:
         What became of it.
@@ -107,7 +109,10 @@ def tile_slide(
         if kept is not None:
             return _summary(kept, "skipped", reader.name, start, 0)
         survey = survey_slide(reader, job, request)
-        refuse_full_disk(out, estimate_room(survey, request))
+        room = estimate_room(survey, request)
+        if tell_room is not None:
+            tell_room(room)
+        refuse_full_disk(out, room)
         codec = JpegCodec(None) if survey.native else make_codec(request.codec, jpeg_quality=request.jpeg_quality)
         size_px, context_mpp = survey.plan.size_px, request.tiling.context_mpp
         with StoreWriter(final, size_px=size_px, codec=codec, context_mpp=context_mpp) as writer:
@@ -120,7 +125,7 @@ def tile_slide(
                     len(survey.cells.row),
                     writer,
                     quality=request.quality,
-                    threads=threads or os.cpu_count() or 1,
+                    threads=threads or usable_cores(),
                     progress=progress,
                 )
                 overview.result()
@@ -131,6 +136,11 @@ def tile_slide(
             store = writer.finish(_contents(job, request, reader, survey, regions, streamed, digest))
         _write_picture(final, survey, regions, streamed)
         return _summary(store, "ok", reader.name, start, writer.bytes_written)
+
+
+def usable_cores() -> int:
+    """Return how many processors this process may use, which on a shared machine are fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def fingerprint(path: Path) -> str:
