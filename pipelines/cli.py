@@ -60,6 +60,8 @@ def cli(verbose: int, quiet: bool) -> None:
 
 def main() -> None:
     """Run the program: exit status 0 done, 1 a failure told in one line, 2 wrong usage, 130 interrupted."""
+    # torch's threads spin while they wait, which on a machine shared with others halves everybody's speed
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:

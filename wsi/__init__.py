@@ -8,8 +8,14 @@ from typing import Any
 
 _HOMES = {
     "Categorical": "table",
+    "GateSpec": "gate_spec",
+    "GridRule": "neighbours",
+    "KnnRule": "neighbours",
     "NamedRegion": "annotation",
     "NeighbourGraph": "store",
+    "QualitySpec": "quality",
+    "RadiusRule": "neighbours",
+    "RingRule": "neighbours",
     "SimTripletError": "errors",
     "SlideInfo": "slide",
     "SlideJob": "tiling",
@@ -25,8 +31,11 @@ _HOMES = {
     "draw_slide": "synthetic",
     "index_store": "neighbour_index",
     "open_slide": "slide",
+    "measure_neighbours": "neighbour_statistics",
     "open_stores": "store",
+    "read_annotations": "annotation_file",
     "read_geojson": "annotation",
+    "score_tiles": "quality",
     "tile_slide": "tiling",
 }
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,16 @@ import numpy.typing as npt
 from simtriplet.wsi.errors import ResolutionError, SettingsError, SlideOpenError
 from simtriplet.wsi.registry import Registry
 
-__all__ = ["READERS", "ReaderFactory", "SlideInfo", "SlideReader", "level_downsamples", "open_slide", "slide_mpp"]
+__all__ = [
+    "READERS",
+    "ReaderFactory",
+    "ReducesWindows",
+    "SlideInfo",
+    "SlideReader",
+    "level_downsamples",
+    "open_slide",
+    "slide_mpp",
+]
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +135,30 @@ class SlideReader(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the file."""
+
+
+@runtime_checkable
+class ReducesWindows(Protocol):
+    """A reader that can area-average while it reads."""
+
+    def read_reduced(
+        self, level: int, xy: npt.NDArray[np.int64], size_px: int, factor: int, *, out: Pixels
+    ) -> npt.NDArray[np.bool_]:
+        """Read windows reduced by a whole factor, where that gives what reading and averaging them would.
+
+        Args:
+            level: pyramid level.
+            xy: (k, 2) int64, top-left corners, pixels of that level.
+            size_px: side of the results.
+            factor: level pixels per result pixel, at least 2.
+            out: (k, s, s, 3) uint8 to read into.
+
+        Returns:
+            (k,) bool, which were read; the others (across the border, or off the factor's lattice) are left to the caller.
+
+        Raises:
+            SlideReadError: if the pixels cannot be decoded.
+        """
 
 
 class ReaderFactory(Protocol):

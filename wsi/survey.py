@@ -16,7 +16,7 @@ from simtriplet.wsi.overview import Overview, read_overview
 from simtriplet.wsi.quality import find_fold_limit
 from simtriplet.wsi.slide import SlideReader, open_slide, slide_mpp
 from simtriplet.wsi.tile_request import SlideJob, TileRequest
-from simtriplet.wsi.tissue import OVERVIEW_UM_PER_PX, TissueMap
+from simtriplet.wsi.tissue import TissueMap, overview_um_per_px
 from simtriplet.wsi.tissue_source import find_tissue
 
 __all__ = [
@@ -98,16 +98,14 @@ class Room(NamedTuple):
     jpeg: int
 
 
-def survey_slide(
-    reader: SlideReader, job: SlideJob, request: TileRequest, *, um_per_px: float = OVERVIEW_UM_PER_PX
-) -> Survey:
+def survey_slide(reader: SlideReader, job: SlideJob, request: TileRequest, *, um_per_px: float | None = None) -> Survey:
     """Look at a slide: resolution, lattice, tissue, tiles.
 
     Args:
         reader: the slide.
         job: what is known of it.
         request: what tiles to make.
-        um_per_px: resolution at which tissue is looked for.
+        um_per_px: resolution at which tissue is looked for; picked by the sizes of slide and tiles when not given.
 
     Raises:
         ResolutionError: if the mpp is unknown or too coarse.
@@ -122,6 +120,7 @@ def survey_slide(
         native = native_tiles(reader, level)
         spec = native_spec(spec, level, native.size_px)
     plan = plan_tiles(reader.info, mpp, spec, slide_name=job.path.name)
+    um_per_px = um_per_px or overview_um_per_px(max(reader.info.width, reader.info.height) * mpp, plan.base_size * mpp)
     overview = read_overview(reader, downsample=um_per_px / mpp)
     tissue = find_tissue(overview, request.tissue, slide_mpp=mpp, slide_id=job.slide_id)
     cells, bare = _choose_cells(plan, tissue, spec.min_tissue, job)
@@ -186,8 +185,7 @@ def _room_of(job: SlideJob, request: TileRequest) -> Room:
     try:
         with open_slide(job.path, reader=request.reader) as reader:
             um = max(reader.info.width, reader.info.height) * slide_mpp(reader, job.slide_mpp)
-            coarse = um >= _COARSE_UM_PER_PX * _MIN_COARSE_PX
-            um_per_px = _COARSE_UM_PER_PX if coarse else OVERVIEW_UM_PER_PX
+            um_per_px = _COARSE_UM_PER_PX if um >= _COARSE_UM_PER_PX * _MIN_COARSE_PX else None
             return estimate_room(survey_slide(reader, job, request, um_per_px=um_per_px), request)
     except SimTripletError:
         return Room(0, 0)  # the slide's own turn will tell why

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import cv2
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
@@ -79,17 +80,22 @@ class TiffReader(WindowReader):
 
     def read_inside(self, level: int, xy: tuple[int, int], size: tuple[int, int]) -> Pixels:
         """See WindowReader."""
-        (x, y), (width, height) = xy, size
-        source = self._levels[level]
-        pixels = np.empty((height, width, 3), np.uint8)
-        for row in range(y // source.tile_height, (y + height - 1) // source.tile_height + 1):
-            for col in range(x // source.tile_width, (x + width - 1) // source.tile_width + 1):
-                left, top = col * source.tile_width, row * source.tile_height
-                x0, x1 = max(x, left), min(x + width, left + source.tile_width)
-                y0, y1 = max(y, top), min(y + height, top + source.tile_height)
-                tile = self._native_tile(level, row * source.n_cols + col)
-                pixels[y0 - y : y1 - y, x0 - x : x1 - x] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
+        pixels = np.empty((size[1], size[0], 3), np.uint8)
+        self._paste(level, xy, pixels, 1)
         return pixels
+
+    def _paste(self, level: int, xy: tuple[int, int], pixels: Pixels, factor: int) -> None:
+        """Fill a window that begins at `xy` of the level reduced by `factor`, of which native tiles are a multiple."""
+        (x, y), (height, width) = xy, pixels.shape[:2]
+        source = self._levels[level]
+        tile_width, tile_height = source.tile_width // factor, source.tile_height // factor
+        for row in range(y // tile_height, (y + height - 1) // tile_height + 1):
+            for col in range(x // tile_width, (x + width - 1) // tile_width + 1):
+                left, top = col * tile_width, row * tile_height
+                x0, x1 = max(x, left), min(x + width, left + tile_width)
+                y0, y1 = max(y, top), min(y + height, top + tile_height)
+                tile = self._native_tile(level, row * source.n_cols + col, factor)
+                pixels[y0 - y : y1 - y, x0 - x : x1 - x] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
 
     def read_windows(
         self, level: int, xy: npt.NDArray[np.int64], size: tuple[int, int], *, out: Pixels | None = None
@@ -104,6 +110,21 @@ class TiffReader(WindowReader):
             else:
                 pixels[place] = self.read(level, (x, y), size)
         return pixels
+
+    def read_reduced(
+        self, level: int, xy: npt.NDArray[np.int64], size_px: int, factor: int, *, out: Pixels
+    ) -> npt.NDArray[np.bool_]:
+        """See ReducesWindows: every native tile is averaged as soon as it is decoded, so no large window is ever put together."""
+        source = self._levels[level]
+        span = size_px * factor
+        fits: npt.NDArray[np.bool_] = (xy % factor == 0).all(axis=1) & (xy >= 0).all(axis=1)
+        fits &= (xy + span <= self.info.level_sizes[level]).all(axis=1)
+        if source.tile_width % factor or source.tile_height % factor:
+            fits[:] = False
+        for place in np.flatnonzero(fits).tolist():
+            x, y = xy[place].tolist()
+            self._paste(level, (x // factor, y // factor), out[place], factor)
+        return fits
 
     def native_tiles(self, level: int) -> TiffNativeTiles:
         """See HasNativeTiles."""
@@ -124,11 +145,16 @@ class TiffReader(WindowReader):
             n_cols=source.n_cols,
         )
 
-    def _native_tile(self, level: int, number: int) -> Pixels:
-        cached = self._cache.get((level, number))
+    def _native_tile(self, level: int, number: int, factor: int) -> Pixels:
+        """Return a decoded native tile, area-averaged by a whole factor."""
+        cached = self._cache.get((level, number, factor))
         if cached is None:
             cached = self._decode(level, number)
-            self._cache.put((level, number), cached)
+            if factor > 1:
+                height, width = cached.shape[:2]
+                smaller = cv2.resize(cached, (width // factor, height // factor), interpolation=cv2.INTER_AREA)
+                cached = np.asarray(smaller, np.uint8)
+            self._cache.put((level, number, factor), cached)
         return cached
 
     def _decode(self, level: int, number: int, out: Pixels | None = None) -> Pixels:
@@ -218,17 +244,17 @@ class _TileCache:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._tiles: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
+        self._tiles: OrderedDict[tuple[int, int, int], Pixels] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[int, int]) -> Pixels | None:
+    def get(self, key: tuple[int, int, int]) -> Pixels | None:
         with self._lock:
             tile = self._tiles.get(key)
             if tile is not None:
                 self._tiles.move_to_end(key)
             return tile
 
-    def put(self, key: tuple[int, int], tile: Pixels) -> None:
+    def put(self, key: tuple[int, int, int], tile: Pixels) -> None:
         with self._lock:
             if key in self._tiles:
                 return

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tifffile
 import tiffslide
 
 from simtriplet.wsi.errors import SlideOpenError, SlideReadError
 from simtriplet.wsi.openslide_reader import positive
 from simtriplet.wsi.slide import Pixels, SlideInfo, level_downsamples
-from simtriplet.wsi.window import WindowReader
+from simtriplet.wsi.window import WindowReader, on_white
 
 __all__ = ["TiffSlideReader"]
 
@@ -37,6 +38,7 @@ class TiffSlideReader(WindowReader):
             self._slide = tiffslide.TiffSlide(path)
             self.info = _info(self._slide)
             self._downsamples = tuple(float(downsample) for downsample in self._slide.level_downsamples)
+            self._empty = _empty_tiles(path, self.info.level_sizes)
         except SlideOpenError:
             raise
         except Exception as error:  # tiffslide lets through whatever its libraries raise on a foreign file
@@ -53,19 +55,39 @@ class TiffSlideReader(WindowReader):
         # TiffSlide floors back to the level, so the ceiling is what returns to the pixel asked for
         base_xy = (math.ceil(xy[0] * downsample), math.ceil(xy[1] * downsample))
         try:
-            pixels = self._slide.read_region(base_xy, level, size, as_array=True)
+            read: Any = self._slide.read_region(base_xy, level, size, as_array=True)
         except Exception as error:  # the decoders raise many types
             raise SlideReadError(
                 f"slide '{self.path}': the region at {xy} of level {level} cannot be read ({_first_line(error)}); "
                 "the file is damaged"
             ) from error
-        if pixels.ndim == 2 or pixels.shape[-1] == 1:
-            return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
-        return np.ascontiguousarray(pixels[..., :3])
+        if read.ndim == 2 or read.shape[-1] == 1:
+            read = np.repeat(read.reshape(*read.shape[:2], 1), 3, axis=2)
+        pixels = on_white(read) if read.shape[-1] == 4 else np.array(read[..., :3], np.uint8)
+        for left, top, right, bottom in self._empty[level].tolist():
+            pixels[max(0, top - xy[1]) : max(0, bottom - xy[1]), max(0, left - xy[0]) : max(0, right - xy[0])] = 255
+        return pixels
 
     def close(self) -> None:
         """See SlideReader."""
         self._slide.close()
+
+
+def _empty_tiles(path: Path, level_sizes: tuple[tuple[int, int], ...]) -> list[npt.NDArray[np.int64]]:
+    """Return for every level the (k, 4) left, top, right, bottom of native tiles of no bytes, which TiffSlide gives as black."""
+    boxes = [np.zeros((0, 4), np.int64) for _ in level_sizes]
+    with tifffile.TiffFile(path) as tiff:
+        pages: list[Any] = [page for series in tiff.series for level in series.levels for page in level.pages[:1]]
+        for page in pages:
+            size = (int(page.imagewidth), int(page.imagelength))
+            if not page.is_tiled or size not in level_sizes:
+                continue
+            numbers = np.flatnonzero(np.asarray(page.databytecounts) == 0)
+            rows, cols = np.divmod(numbers, -(-size[0] // page.tilewidth))
+            left, top = cols * page.tilewidth, rows * page.tilelength
+            corners = [left, top, left + page.tilewidth, top + page.tilelength]
+            boxes[level_sizes.index(size)] = np.column_stack(corners).astype(np.int64)
+    return boxes
 
 
 def is_tiff(path: Path) -> bool:

@@ -17,7 +17,7 @@ from simtriplet.wsi.geometry import TilePlan
 from simtriplet.wsi.images import IMAGES, TILES_PER_SHARD
 from simtriplet.wsi.native_grid import NativeTiles
 from simtriplet.wsi.quality import QualitySpec, score_tiles
-from simtriplet.wsi.slide import Pixels, SlideReader
+from simtriplet.wsi.slide import Pixels, ReducesWindows, SlideReader
 from simtriplet.wsi.store_writer import StoreWriter
 
 __all__ = ["CopiedTiles", "PixelTiles", "Streamed", "TileBlock", "TileFeed", "read_tiles", "resample", "stream_tiles"]
@@ -282,10 +282,14 @@ def read_tiles(
     if plan.scale == 1:
         return reader.read_windows(plan.level, level_xy, size, out=out)
     tiles = np.empty((len(level_xy), plan.size_px, plan.size_px, 3), np.uint8) if out is None else out
+    left = np.arange(len(level_xy))
+    if plan.scale == round(plan.scale) and plan.scale > 1 and isinstance(reader, ReducesWindows):
+        left = np.flatnonzero(~reader.read_reduced(plan.level, level_xy, plan.size_px, round(plan.scale), out=tiles))
     step = max(1, _WINDOW_BYTES // (3 * plan.read_px**2))
-    for start in range(0, len(level_xy), step):
-        windows = reader.read_windows(plan.level, level_xy[start : start + step], size)
-        for place, window in enumerate(windows, start=start):
+    for start in range(0, len(left), step):
+        places = left[start : start + step]
+        windows = reader.read_windows(plan.level, level_xy[places], size)
+        for place, window in zip(places.tolist(), windows, strict=True):
             tiles[place] = resample(window, plan.scale, plan.size_px)
     return tiles
 

@@ -91,11 +91,12 @@ def test_colours_that_only_openslide_converts_are_left_to_it(
         open_slide(path, reader="tiff")
 
 
-def test_transparency_is_white(tmp_path: Path, picture: Any, write_slide: Writer) -> None:
+@pytest.mark.parametrize("reader", ["auto", "openslide", "tiffslide"])
+def test_transparency_is_white(tmp_path: Path, picture: Any, write_slide: Writer, reader: str) -> None:
     rgba = np.dstack([picture(96, 64), np.full((64, 96), 255, np.uint8)])
     rgba[:, 48:] = 0
     path = write_slide(tmp_path / "a.tif", rgba, tile=32, extrasamples=["UNASSALPHA"])
-    read = read_levels(path, "auto")[0]
+    read = read_levels(path, reader)[0]
     assert np.array_equal(read[:, :48], rgba[:, :48, :3])
     assert (read[:, 48:] == 255).all()
 
@@ -233,15 +234,19 @@ class TestRefusals:
             assert np.array_equal(slide.read(0, (128, 0), (128, 64)), base[:64, 128:])
 
 
-def test_a_sparse_native_tile_is_white(tmp_path: Path, picture: Any, write_slide: Writer) -> None:
+@pytest.mark.parametrize("reader", ["tiff", "openslide", "tiffslide"])
+def test_a_sparse_native_tile_is_white(tmp_path: Path, picture: Any, write_slide: Writer, reader: str) -> None:
     base = picture(128, 64)
     path = write_slide(tmp_path / "a.tif", base, tile=64)
     with tifffile.TiffFile(path, mode="r+") as tiff:
         page: Any = tiff.pages[0]
         page.tags["TileByteCounts"].overwrite([page.databytecounts[0], 0])
-    with open_slide(path, reader="tiff") as slide:
+    with open_slide(path, reader=reader) as slide:
         assert np.array_equal(slide.read(0, (0, 0), (64, 64)), base[:, :64])
         assert (slide.read(0, (64, 0), (64, 64)) == 255).all()
+        across = slide.read(0, (40, 10), (50, 30))
+        assert np.array_equal(across[:, :24], base[10:40, 40:64])
+        assert (across[:, 24:] == 255).all()
 
 
 def test_pages_that_are_no_levels_are_left_out(tmp_path: Path, picture: Any, write_slide: Writer) -> None:

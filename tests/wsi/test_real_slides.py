@@ -41,7 +41,7 @@ def test_the_fast_reader_equals_openslide(shared_data: Path, name: str) -> None:
                 assert np.array_equal(ours.read(level, (int(x), int(y)), (300, 200)), expected)
 
 
-@pytest.mark.parametrize("name", [CMU, TCGA])
+@pytest.mark.parametrize("name", [CMU, TCGA, "generic-4-levels.tif"])
 def test_tiffslide_reads_the_same(shared_data: Path, name: str) -> None:
     path = shared_data / "slides" / name
     with open_slide(path) as ours, open_slide(path, reader="tiffslide") as theirs:
