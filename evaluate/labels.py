@@ -79,7 +79,8 @@ def read_labels(
 
     Args:
         stores: the slides.
-        file: a CSV of labels by slide or by tile (see read_label_file); without it the stores' own column is read.
+        file: a CSV of labels by slide or by tile (see read_label_file); without it the stores' own column is read, and where
+            no store has one, the label of each whole slide.
         label_column: the column of the file or of the stores.
         patient_column: the file's column of patients; without one the patients are those the stores know.
 
@@ -88,7 +89,10 @@ def read_labels(
         EvaluationError: if fewer than two classes are found.
     """
     patients = {store.slide_id: store.patient_id for store in stores}
-    if file is None:
+    if file is None and all(store.labels(label_column) is None for store in stores) and _have_slide_labels(stores):
+        names = [np.full(len(store), _slide_label(store), dtype=object) for store in stores]
+        source = "slide labels (of the manifest that was tiled)"
+    elif file is None:
         names = [_own_names(store, label_column) for store in stores]
         source = f"annotations (column {label_column!r} of the stores)"
     else:
@@ -97,6 +101,15 @@ def read_labels(
         patients |= {row.slide_id: row.patient_id for row in rows if row.patient_id}
         source = f"{file.name}, column {label_column!r}"
     return _encode(names, tuple(patients[store.slide_id] for store in stores), source)
+
+
+def _slide_label(store: TileStore) -> str | None:
+    label = store.attributes["slide"].get("label")
+    return None if label is None else str(label)
+
+
+def _have_slide_labels(stores: Sequence[TileStore]) -> bool:
+    return any(_slide_label(store) is not None for store in stores)
 
 
 def _own_names(store: TileStore, column: str) -> _Names:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 
 import click
@@ -62,6 +63,7 @@ def main() -> None:
     """Run the program: exit status 0 done, 1 a failure told in one line, 2 wrong usage, 130 interrupted."""
     # torch's threads spin while they wait, which on a machine shared with others halves everybody's speed
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:
@@ -73,11 +75,21 @@ def main() -> None:
         sys.exit(stop.exit_code)
     except SimTripletError as error:
         _fail(str(error), 1)
+    except _TerminatedError:
+        _fail("terminated; run the same command again to go on", 143)
     except KeyboardInterrupt:
         _fail("interrupted; run the same command again to go on", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM, which schedulers send before they kill, cleans up as Ctrl-C does."""
+
+
+def _terminate(*_: object) -> None:
+    raise _TerminatedError
 
 
 def _fail(message: str, status: int) -> None:

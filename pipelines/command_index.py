@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from simtriplet.pipelines.console import say
 from simtriplet.pipelines.index_steps import IndexRequest, index_stores, report_neighbours
@@ -12,6 +13,14 @@ from simtriplet.wsi.errors import SettingsError
 from simtriplet.wsi.store import open_stores
 
 __all__ = ["index"]
+
+
+_RULE_OPTIONS = {
+    "grid": ("connectivity", "allow_overlap"),
+    "radius ring": ("radius_um",),
+    "ring": ("inner_um",),
+    "knn": ("k",),
+}
 
 
 @click.command()
@@ -54,6 +63,12 @@ def index(stores: tuple[Path, ...], connectivity: str, report: Path | None, only
     """Pair adjacent tiles of STOREs as inter-sample positives; an older index of the same name is replaced."""
     if only_report and report is None:
         raise SettingsError("--only-report: needs a folder to write to; pass --report")
+    for rule, names in _RULE_OPTIONS.items():
+        for name in names:
+            given = click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+            if given and options["rule"] not in rule.split():
+                flag = f"--{name.replace('_', '-')}"
+                raise click.UsageError(f"{flag}: does nothing with --rule {options['rule']}; it is for {rule}")
     request = IndexRequest(connectivity=int(connectivity), **options)
     opened = open_stores(stores)
     if not only_report:

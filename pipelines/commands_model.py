@@ -11,6 +11,7 @@ from simtriplet.pipelines.console import say
 from simtriplet.pipelines.model_steps import embed_stores, pretrain_encoder, print_result
 from simtriplet.pipelines.options import AnyPath, device_options, existing_option, quiet, stores_argument, with_settings
 from simtriplet.pipelines.slide_steps import make_folder
+from simtriplet.pretrain.distributed import is_first_process
 from simtriplet.pretrain.encoder import load_encoder
 from simtriplet.pretrain.settings import load_settings, preset_names
 from simtriplet.wsi.errors import SettingsError, TrainingError
@@ -21,7 +22,12 @@ __all__ = ["embed", "evaluate", "pretrain"]
 
 @click.command()
 @stores_argument
-@click.option("--out", required=True, type=AnyPath, help="Run folder: settings, metrics, checkpoints, encoder.")
+@click.option(
+    "--out",
+    required=True,
+    type=AnyPath,
+    help="Run folder: settings, metrics, monitor, checkpoints, encoder, model card.",
+)
 @click.option("--config", type=AnyPath, default=None, help="TOML of settings, laid over the preset.")
 @click.option(
     "--preset",
@@ -50,7 +56,22 @@ def pretrain(
     resume: bool,
     assignments: tuple[str, ...],
 ) -> None:
-    """Learn an encoder from the tiles of STOREs and their neighbours, without labels."""
+    """Learn an encoder from the tiles of STOREs and their neighbours, without labels.
+
+    \b
+    Some settings to --set (docs/training.md has all):
+      run.accumulate=4                     less memory: micro-batches
+      run.activation_checkpointing=true    less memory: compute activations twice
+      run.monitor_every_epochs=5           rank, kNN accuracy, slide leakage
+      run.keep_every_epochs=50             keep checkpoints for good
+      run.on_nan=skip, run.on_collapse=warn
+      run.compile=on|off, run.tensorboard=on|off
+      run.export=['torchscript']           or 'onnx'
+
+    \b
+    Several GPUs share each batch:
+      torchrun --nproc-per-node 4 -m simtriplet.pipelines pretrain STORE... --out RUN
+    """  # noqa: D301 (click wants the character itself)
     overrides = [*assignments, *([f"run.precision={precision}"] if precision else [])]
     settings = load_settings(preset=preset, file=config, overrides=overrides)
     excluded = _read_patients(exclude_patients) if exclude_patients is not None else ()
@@ -59,7 +80,8 @@ def pretrain(
     result = pretrain_encoder(opened, settings, out, resume=resume, exclude_patients=excluded, quiet=quiet())
     if not result.finished:
         raise TrainingError(f"run '{out}': stopped after run.max_minutes; go on with --resume")
-    say(f"next: simtriplet embed {' '.join(map(str, stores))} --encoder {out} --name simtriplet")
+    if is_first_process():
+        say(f"next: simtriplet embed {' '.join(map(str, stores))} --encoder {out} --name simtriplet")
 
 
 def _read_patients(path: Path) -> tuple[str, ...]:

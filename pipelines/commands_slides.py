@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from simtriplet.pipelines.console import print_table, progress_bar, say
 from simtriplet.pipelines.manifest import collect_jobs
@@ -133,6 +134,7 @@ def info(slides: tuple[Path, ...], reader: str) -> None:
 @existing_option("error")
 def tile(slides: tuple[Path, ...], out: Path, **options: Any) -> None:
     """Cut the tissue of SLIDEs into tiles: one Zarr store a slide, with coordinates, labels and a thumbnail."""
+    _refuse_idle_options(options["grid"])
     request = TileRequest(
         tiling=TilingSpec(
             mpp=options["mpp"],
@@ -173,6 +175,14 @@ def tile(slides: tuple[Path, ...], out: Path, **options: Any) -> None:
             f"{len(failed)} of {len(outcomes)} slides failed; see '{out / 'tile-summary.csv'}' for the reasons"
         )
     say(f"stores are in {out}; next: simtriplet index {out}")
+
+
+def _refuse_idle_options(grid: str) -> None:
+    """An option that would do nothing is a misunderstanding."""
+    context = click.get_current_context()
+    for name in ("size", "stride", "overlap", "upsample") if grid == "native" else ():
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name}: native tiles are as the slide has them; leave it out, or use --grid mpp")
 
 
 def _stride(size_px: int, stride_px: int | None, overlap_px: int | None) -> int | None:

@@ -1,6 +1,8 @@
 """Which slides a batch holds: files, folders and manifest CSVs become slide jobs, with annotations where there are any."""
 
 import csv
+import difflib
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from simtriplet.wsi.registry import nearest_name
 from simtriplet.wsi.tiling import SlideJob, slide_id_of
 
 __all__ = ["SLIDE_SUFFIXES", "collect_jobs", "read_manifest"]
+
+log = logging.getLogger(__name__)
 
 SLIDE_SUFFIXES = frozenset(
     ".svs .tif .tiff .btf .ndpi .vms .vmu .scn .mrxs .svslide .bif .dcm .czi .qptiff".split()  # noqa: SIM905
@@ -43,7 +47,20 @@ def collect_jobs(
         else:
             raise SlideOpenError(f"slide '{given}': does not exist; check the path")
     _refuse_duplicates(jobs)
-    return [_complete(job, annotations, slide_mpp, single=len(jobs) == 1) for job in jobs]
+    complete = [_complete(job, annotations, slide_mpp, single=len(jobs) == 1) for job in jobs]
+    _tell_missing_annotations(complete, annotations)
+    return complete
+
+
+def _tell_missing_annotations(jobs: Sequence[SlideJob], annotations: Path | None) -> None:
+    missing = [job.slide_id for job in jobs if job.regions is None] if annotations is not None else []
+    if missing and len(missing) == len(jobs):
+        raise SettingsError(
+            f"annotations '{annotations}': hold no file for any of {len(jobs)} slides; name them <slide_id>.geojson, "
+            f"for instance {missing[0]}.geojson"
+        )
+    if missing:
+        log.warning("%d of %d slides have no annotations, %r for instance", len(missing), len(jobs), missing[0])
 
 
 def _folder_jobs(folder: Path) -> list[SlideJob]:
@@ -73,6 +90,10 @@ def read_manifest(path: Path) -> list[SlideJob]:
     if "path" not in columns:
         hint = nearest_name("path", columns) or f"; it has {', '.join(columns) or 'no columns'}"
         raise SettingsError(f"manifest '{path}': has no column 'path'{hint}")
+    for column in columns:
+        close = difflib.get_close_matches(column, COLUMNS, n=1, cutoff=0.8)
+        if close and column not in COLUMNS:  # other columns are the user's own
+            raise SettingsError(f"manifest '{path}': column {column!r} is not known; did you mean {close[0]!r}?")
     if not rows:
         raise SettingsError(f"manifest '{path}': has no rows; add one a slide")
     return [_manifest_job(path, number, row) for number, row in enumerate(rows, start=2)]

@@ -6,7 +6,9 @@ from pathlib import Path
 from simtriplet.evaluate.embed import EmbedSummary, Existing, embed_store
 from simtriplet.evaluate.evaluation import EvaluationResult
 from simtriplet.pipelines.console import print_table, progress_bar, say
+from simtriplet.pretrain.distributed import is_first_process
 from simtriplet.pretrain.encoder import Encoder
+from simtriplet.pretrain.run_folder import RunFolder
 from simtriplet.pretrain.settings import PrecisionName, PretrainSettings
 from simtriplet.pretrain.step_log import StepReport
 from simtriplet.pretrain.trainer import PretrainResult, pretrain
@@ -24,21 +26,35 @@ def pretrain_encoder(
     exclude_patients: Collection[str] = (),
     quiet: bool = False,
 ) -> PretrainResult:
-    """Train an encoder with progress shown, and say where it lies."""
-    with progress_bar("pretrain", "steps", quiet=quiet) as tick:
+    """Train an encoder with progress shown, and say where things lie; of several processes, the first one speaks."""
+    speaks = is_first_process()
+    with progress_bar("pretrain", "steps", quiet=quiet or not speaks) as tick:
 
         def progress(report: StepReport) -> None:
             note = f"epoch {report.epoch}, loss {report.loss:.3f}, {report.triplets_per_s:.0f} triplets/s"
-            tick(report.step, report.total_steps, note)
+            skipped = f", {report.skipped_steps} skipped" if report.skipped_steps else ""
+            tick(report.step, report.total_steps, note + skipped)
 
         result = pretrain(stores, settings, out, resume=resume, exclude_patients=exclude_patients, progress=progress)
+    if speaks:
+        _say_result(result)
+    return result
+
+
+def _say_result(result: PretrainResult) -> None:
     if result.finished:
         say(f"encoder: {result.encoder} ({result.steps} steps on {result.n_tiles} tiles, loss {result.loss:.3f})")
     else:
         say(f"stopped after {result.steps} steps, as run.max_minutes says; go on with --resume")
     if result.n_isolated:
         say(f"{result.n_isolated} of {result.n_tiles} tiles have no neighbour")
-    return result
+    folder = RunFolder(result.out)
+    say(
+        f"model card: {folder.card}; curves: {folder.metrics}"
+        + (f", {folder.monitor}" if folder.monitor.exists() else "")
+    )
+    if folder.best_checkpoint.exists():
+        say(f"best checkpoint: {folder.best_checkpoint} (an --encoder too)")
 
 
 def embed_stores(

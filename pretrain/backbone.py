@@ -1,8 +1,8 @@
-"""The image networks: torchvision's ResNets without their classification layer."""
+"""The image networks: torchvision's ResNets without their classification layer, and timm's where it is installed."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import safetensors
 import safetensors.torch
@@ -10,22 +10,12 @@ import torch
 import torchvision.models
 from torch import Tensor, nn
 
+from simtriplet.pretrain.backbone_type import Backbone
+from simtriplet.pretrain.timm_backbone import make_timm_backbone
 from simtriplet.wsi.errors import CheckpointError
 from simtriplet.wsi.registry import Registry
 
 __all__ = ["BACKBONES", "Backbone", "BackboneFactory", "load_backbone_weights", "make_backbone", "read_state_dict"]
-
-
-class Backbone(NamedTuple):
-    """An image network without its head.
-
-    Attributes:
-        module: maps (n, 3, s, s) float to (n, feature_dim).
-        feature_dim: length of a feature vector.
-    """
-
-    module: nn.Module
-    feature_dim: int
 
 
 BackboneFactory = Callable[[bool], Backbone]
@@ -51,11 +41,19 @@ for _name in ("resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2"
 def make_backbone(name: str, *, zero_init_residual: bool = False, weights: Path | None = None) -> Backbone:
     """Make a backbone with random weights, or with those of a local file; nothing is ever downloaded.
 
+    Args:
+        name: of the registry, or `timm:NAME` for one of timm's, where the package timm is installed.
+        zero_init_residual: start residual branches at zero; timm's networks start as timm has it.
+        weights: a file, see read_state_dict.
+
     Raises:
         UnknownNameError: if no backbone has that name.
+        MissingDependencyError: if timm is asked for and not installed.
         CheckpointError: if the file is damaged or of another network.
     """
-    backbone = BACKBONES.get(name)(zero_init_residual)
+    library, colon, model = name.partition(":")
+    from_timm = colon and library == "timm"
+    backbone = make_timm_backbone(model) if from_timm else BACKBONES.get(name)(zero_init_residual)
     if weights is not None:
         load_backbone_weights(backbone.module, read_state_dict(weights), source=str(weights))
     return backbone

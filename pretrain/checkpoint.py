@@ -1,6 +1,7 @@
-"""checkpoints/last.pt: everything an exact resume needs, as tensors and plain values, replaced in one rename."""
+"""checkpoints/*.pt: everything an exact resume needs, as tensors and plain values, replaced in one rename."""
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -9,7 +10,14 @@ import torch
 
 from simtriplet.wsi.errors import CheckpointError
 
-__all__ = ["CHECKPOINT_FORMAT", "read_checkpoint", "restore_rng", "rng_state", "write_checkpoint"]
+__all__ = [
+    "CHECKPOINT_FORMAT",
+    "copy_checkpoint",
+    "read_checkpoint",
+    "restore_rng",
+    "rng_state",
+    "write_checkpoint",
+]
 
 CHECKPOINT_FORMAT = 1
 
@@ -30,6 +38,28 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         raise CheckpointError(f"checkpoint '{path}': cannot be written ({error}); free space and resume") from error
+
+
+def copy_checkpoint(path: Path, other: Path) -> None:
+    """Give a checkpoint a second name, in one rename; a copy where the file system has no hard links.
+
+    Checkpoints are replaced, never changed, so that two names of one file never get in each other's way.
+
+    Raises:
+        CheckpointError: if the disk is full or fails.
+    """
+    partial = other.with_name(other.name + ".partial")
+    try:
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(path, partial)
+        except OSError:
+            shutil.copyfile(path, partial)
+        os.replace(partial, other)
+        # Renaming one name of a file over another name of the same file does nothing, and leaves both.
+        partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint '{other}': cannot be written ({error}); free space and resume") from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

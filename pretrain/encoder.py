@@ -5,9 +5,10 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor, nn
 
 from simtriplet.pretrain.backbone import load_backbone_weights, make_backbone, read_state_dict
+from simtriplet.pretrain.checkpoint import read_checkpoint
 from simtriplet.pretrain.precision import autocast, pick_precision
 from simtriplet.pretrain.settings import PrecisionName, ViewSettings
 from simtriplet.wsi.errors import CheckpointError, SettingsError
@@ -61,9 +63,26 @@ class EncoderInfo:
     steps: int
     versions: tuple[tuple[str, str], ...]
 
+    def to_values(self) -> dict[str, Any]:
+        """Return plain values; the opposite of `from_values`."""
+        return {**dataclasses.asdict(self), "versions": dict(self.versions)}
+
     def to_json(self) -> str:
         """Return the text of encoder.json."""
-        return json.dumps({**dataclasses.asdict(self), "versions": dict(self.versions)}, indent=2) + "\n"
+        return json.dumps(self.to_values(), indent=2) + "\n"
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> "EncoderInfo":
+        """Read plain values.
+
+        Raises:
+            SettingsError: if they are not those of an encoder.
+        """
+        try:
+            versions = list(values["versions"].items())
+        except (TypeError, KeyError, AttributeError) as error:
+            raise SettingsError("encoder: has no mapping of versions; copy it again") from error
+        return build(cls, {**values, "versions": versions}, source="encoder.json")
 
 
 class Encoder(nn.Module):
@@ -169,9 +188,9 @@ def load_encoder(source: str | Path) -> Encoder:
     """Load an encoder.
 
     Args:
-        source: a run folder, an encoder.safetensors file beside its encoder.json, `random:BACKBONE[:SIZE_PX]` (seeded
-            random weights, 128 px unless said), or `torchvision:BACKBONE:FILE` (a state dict in torchvision's names,
-            224 px).
+        source: a run folder, an encoder.safetensors file beside its encoder.json, a checkpoint of a run (.pt),
+            `random:BACKBONE[:SIZE_PX]` (seeded random weights, 128 px unless said), or `torchvision:BACKBONE:FILE` (a
+            state dict in torchvision's names, 224 px).
 
     Raises:
         CheckpointError: if there is no encoder, or it is damaged or of another network.
@@ -181,7 +200,22 @@ def load_encoder(source: str | Path) -> Encoder:
     if colon and kind in ENCODER_SOURCES and not Path(source).exists():
         return ENCODER_SOURCES.get(kind)(rest)
     path = Path(source)
+    if path.suffix == ".pt":
+        return _load_from_checkpoint(path)
     return _load_saved(path / "encoder.safetensors" if path.is_dir() else path)
+
+
+def _load_from_checkpoint(file: Path) -> Encoder:
+    """Take the backbone out of what a run saved to be resumed from, such as the best or a kept checkpoint."""
+    state = read_checkpoint(file)
+    prefix = "backbone."
+    weights = {key.removeprefix(prefix): value for key, value in state["model"].items() if key.startswith(prefix)}
+    encoded = safetensors.torch.save({key: value.contiguous() for key, value in weights.items()})
+    info = EncoderInfo.from_values(state["encoder"])
+    info = dataclasses.replace(info, checkpoint_hash=hashlib.sha256(encoded).hexdigest())
+    backbone = make_backbone(info.backbone)
+    load_backbone_weights(backbone.module, weights, source=str(file))
+    return Encoder(backbone.module, info)
 
 
 def _load_saved(file: Path) -> Encoder:
@@ -190,20 +224,10 @@ def _load_saved(file: Path) -> Encoder:
         cure = "finish the run with --resume" if unfinished else "give a run folder or an encoder.safetensors file"
         raise CheckpointError(f"encoder '{file}': does not exist; {cure}")
     try:
-        values = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-        values["versions"] = list(values["versions"].items())
-        info = build(EncoderInfo, values, source="encoder.json")
+        info = EncoderInfo.from_values(json.loads(file.with_suffix(".json").read_text(encoding="utf-8")))
         encoded = file.read_bytes()
         weights = safetensors.torch.load(encoded)
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        SettingsError,
-        safetensors.SafetensorError,
-    ) as error:
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"encoder '{file}': cannot be read ({reason}); train or copy it again") from error
     if hashlib.sha256(encoded).hexdigest() != info.checkpoint_hash:

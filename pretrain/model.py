@@ -1,7 +1,9 @@
 """Encoder f = backbone + projector, and predictor h, as SimTriplet and SimSiam have them."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from simtriplet.pretrain.backbone import Backbone, make_backbone
@@ -62,6 +64,15 @@ class TripletModel(nn.Module):
         self.feature_dim = backbone.feature_dim
         self.projector = projector
         self.predictor = predictor
+        self._compiled: Callable[[Tensor], Tensor] | None = None
+
+    def compile_encoder(self) -> None:
+        """Compile f = backbone + projector when it first runs; parameters, buffers and their names stay."""
+        self._compiled = torch.compile(self._encode, dynamic=False)
+
+    def _encode(self, view: Tensor) -> Tensor:
+        z: Tensor = self.projector(self.backbone(view))
+        return z
 
     def forward(self, views: Tensor) -> ViewOutputs:
         """Encode each view on its own, so that batch normalisation sees the statistics of one view at a time.
@@ -69,7 +80,8 @@ class TripletModel(nn.Module):
         Args:
             views: (v, n, 3, s, s) float.
         """
-        z = tuple(self.projector(self.backbone(view)) for view in views)
+        encode = self._compiled or self._encode
+        z = tuple(encode(view) for view in views)
         p = () if self.predictor is None else tuple(self.predictor(each) for each in z)
         return ViewOutputs(p, z)
 

@@ -12,19 +12,28 @@ _FUSED_DEVICES = ("cpu", "cuda")
 
 
 def make_optimiser(model: TripletModel, settings: OptimiserSettings, *, peak_lr: float) -> torch.optim.SGD:
-    """Make SGD with momentum; fused into one kernel where the device has that."""
+    """Make SGD with momentum; fused into one kernel where the device has that.
+
+    The momentum starts as zeros, which changes nothing: torch.optim.SGD would leave it uninitialised where the very first
+    step is one that a loss scaler leaves out, and add it to the next.
+    """
     predictor = [] if model.predictor is None else list(model.predictor.parameters())
     apart = {id(parameter) for parameter in predictor}
     encoder = [parameter for parameter in model.parameters() if id(parameter) not in apart]
     decays = settings.predictor_decay
     groups = [{"params": encoder, "decays": True}, {"params": predictor, "decays": decays}]
-    return torch.optim.SGD(
+    optimiser = torch.optim.SGD(
         [group for group in groups if group["params"]],
         lr=peak_lr,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
         fused=encoder[0].device.type in _FUSED_DEVICES,
     )
+    if settings.momentum:
+        for group in optimiser.param_groups:
+            for parameter in group["params"]:
+                optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimiser
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, schedule: Schedule, step: int) -> float:

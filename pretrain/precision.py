@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 
 from simtriplet.pretrain.settings import DeviceName, PrecisionName
 from simtriplet.wsi.errors import TrainingError
 
-__all__ = ["autocast", "cpu_threads", "make_scaler", "pick_device", "pick_precision"]
+__all__ = ["autocast", "cpu_threads", "float32_rounding", "make_scaler", "pick_device", "pick_precision"]
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -47,6 +48,24 @@ def autocast(device: torch.device, precision: PrecisionName) -> AbstractContextM
 def make_scaler(device: torch.device, precision: PrecisionName) -> torch.amp.GradScaler:
     """Return the loss scaler; it passes everything through unless the precision is fp16."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+@contextmanager
+def float32_rounding(tf32: bool, device: torch.device) -> Iterator[None]:
+    """Let fp32 matrix products and convolutions on a GPU use TensorFloat-32 for a while, or forbid it to them."""
+    if device.type != "cuda":
+        yield
+        return
+    cudnn: Any = torch.backends.cudnn  # its annotations lack `conv`
+    places = (torch.backends.cuda.matmul, cudnn.conv)
+    before = [place.fp32_precision for place in places]
+    for place in places:
+        place.fp32_precision = "tf32" if tf32 else "ieee"
+    try:
+        yield
+    finally:
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision
 
 
 @contextmanager

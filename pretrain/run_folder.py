@@ -1,31 +1,43 @@
 """The folder of a run: settings, metrics, the checkpoint, the encoder; and whether a run may use it."""
 
-import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from simtriplet.pretrain.checkpoint import read_checkpoint, write_checkpoint
+from simtriplet.pretrain.checkpoint import copy_checkpoint, read_checkpoint, write_checkpoint
+from simtriplet.pretrain.distributed import World
 from simtriplet.pretrain.settings import PretrainSettings
-from simtriplet.pretrain.step_log import StepReport
-from simtriplet.wsi.errors import TrainingError
-from simtriplet.wsi.settings import to_toml, to_values
+from simtriplet.wsi.errors import SimTripletError, TrainingError
+from simtriplet.wsi.settings import build, to_toml, to_values
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "begin_together"]
 
 _FREE_SETTINGS = {
     "data.storage",
+    "run.activation_checkpointing",
     "run.checkpoint_every_epochs",
+    "run.export",
+    "run.keep_every_epochs",
     "run.log_every_steps",
     "run.max_minutes",
+    "run.monitor_every_epochs",
+    "run.monitor_tiles",
+    "run.on_collapse",
+    "run.on_nan",
+    "run.tensorboard",
     "run.threads",
 }
 """May differ on resuming: they change how a run goes on, not what comes out."""
 
 
-_STORE_PARTS = {"tiles_id": "other tiles", "index": "another neighbour index", "patient": "another patient"}
+_STORE_PARTS = {
+    "tiles_id": "other tiles",
+    "index": "another neighbour index",
+    "features": "other features for the pair weights",
+    "patient": "another patient",
+}
 
 
 class RunFolder:
@@ -38,8 +50,12 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoint = path / "checkpoints" / "last.pt"
+        self.best_checkpoint = path / "checkpoints" / "best.pt"
         self.metrics = path / "metrics.jsonl"
+        self.monitor = path / "monitor.jsonl"
+        self.events = path / "tensorboard"
         self.encoder = path / "encoder.safetensors"
+        self.card = path / "README.md"
 
     def begin(self, settings: PretrainSettings, stores: list[dict[str, Any]], *, resume: bool) -> dict[str, Any] | None:
         """Claim the folder for a run, or find the checkpoint to go on from.
@@ -56,11 +72,13 @@ class RunFolder:
         if self.checkpoint.exists():
             state = read_checkpoint(self.checkpoint)
             self._check_same(state, settings, stores)
-            self._drop_metrics_after(state["step"])
+            for lines in (self.metrics, self.monitor):
+                _drop_lines_after(lines, state["step"])
             return state
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.metrics.unlink(missing_ok=True)
+            self.monitor.unlink(missing_ok=True)
             self._write_settings(settings)
         except OSError as error:
             raise TrainingError(
@@ -82,7 +100,9 @@ class RunFolder:
     def _check_same(
         self, state: Mapping[str, Any], settings: PretrainSettings, stores: Sequence[Mapping[str, Any]]
     ) -> None:
-        before, now = _flatten(state["settings"]), _flatten(to_values(settings))
+        # An older version's checkpoint lacks the settings that came later: their defaults are what it did.
+        begun = build(PretrainSettings, state["settings"], source=f"run folder '{self.path}'")
+        before, now = _flatten(to_values(begun)), _flatten(to_values(settings))
         for key in sorted((before.keys() | now.keys()) - _FREE_SETTINGS):
             if before.get(key) != now.get(key):
                 raise TrainingError(
@@ -95,24 +115,56 @@ class RunFolder:
                 f"run folder '{self.path}': {difference}; resume with the same stores, or choose another --out"
             )
 
-    def _drop_metrics_after(self, step: int) -> None:
-        """Remove the lines of steps that a killed run did after its last checkpoint, and that will be done again."""
-        if not self.metrics.exists():
-            return
-        lines = self.metrics.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if _step_of(line) <= step]
-        partial = self.metrics.with_name(self.metrics.name + ".partial")
-        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(partial, self.metrics)
+    def save(self, state: Mapping[str, Any], *, is_best: bool = False, keep_as_epoch: int | None = None) -> None:
+        """Replace the last checkpoint, and the best one by the same where it is the best; each in one rename.
 
-    def add_metrics(self, report: StepReport) -> None:
-        """Append one line to metrics.jsonl."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dataclasses.asdict(report)) + "\n")
-
-    def save(self, state: Mapping[str, Any]) -> None:
-        """Replace the checkpoint."""
+        Args:
+            state: see write_checkpoint.
+            is_best: whether it is the best so far.
+            keep_as_epoch: after which epoch to keep it for good, as checkpoints/epoch_0010.pt; None: it is not kept.
+        """
         write_checkpoint(self.checkpoint, state)
+        if is_best:
+            copy_checkpoint(self.checkpoint, self.best_checkpoint)
+        if keep_as_epoch is not None:
+            copy_checkpoint(self.checkpoint, self.kept_checkpoint(keep_as_epoch))
+
+    def kept_checkpoint(self, epoch: int) -> Path:
+        """Return where the checkpoint after an epoch is kept."""
+        return self.checkpoint.with_name(f"epoch_{epoch:04}.pt")
+
+
+def begin_together(
+    world: World, folder: RunFolder, settings: PretrainSettings, stores: list[dict[str, Any]], *, resume: bool
+) -> dict[str, Any] | None:
+    """Let the first of several processes begin the run, and all of them have its checkpoint or its error.
+
+    Raises:
+        SimTripletError: as RunFolder.begin does; a TrainingError of the same words in the other processes.
+    """
+    state: dict[str, Any] | None = None
+    failure: SimTripletError | None = None
+    if world.is_first:
+        try:
+            state = folder.begin(settings, stores, resume=resume)
+        except SimTripletError as error:
+            failure = error
+    found, reason = world.tell((state is not None, None if failure is None else str(failure)))
+    if failure is not None:
+        raise failure
+    if reason is not None:
+        raise TrainingError(reason)
+    return read_checkpoint(folder.checkpoint) if found and not world.is_first else state
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    """Remove the lines of steps that a killed run did after its last checkpoint, and that will be done again."""
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    os.replace(partial, path)
 
 
 def _step_of(line: str) -> float:
@@ -142,6 +194,6 @@ def _store_difference(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping
         if slide not in old:
             return f"was begun without slide {slide!r}"
         for key, what in _STORE_PARTS.items():
-            if old[slide][key] != new[slide][key]:
+            if old[slide].get(key) != new[slide].get(key):
                 return f"was begun with {what} of slide {slide!r}"
     return ""

@@ -45,8 +45,9 @@ class TripletSampler:
         self.seed = seed
         self.neighbours = neighbours
         self.device = device
-        self._epoch = -1
+        self._planned = (-1, -1)  # epoch, and generation of what its neighbours were drawn from
         self._ids = torch.empty(0, dtype=torch.int64)
+        self._weights: Tensor | None = None
 
     @property
     def n_views(self) -> int:
@@ -55,17 +56,30 @@ class TripletSampler:
 
     def ids(self, step: int) -> Tensor:
         """Return (v, n) int64 tile numbers of a step: anchor, anchor and, where it is used, neighbour."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            self._ids = self._plan(epoch)
-            self._epoch = epoch
-        return self._ids[:, place * self.batch_size : (place + 1) * self.batch_size]
+        places = self._places(step)
+        return self._ids[:, places]
 
-    def _plan(self, epoch: int) -> Tensor:
+    def weights(self, step: int) -> Tensor | None:
+        """Return (n,) float32, how much the neighbour of each anchor of a step counts; None where all count 1."""
+        places = self._places(step)
+        return None if self._weights is None else self._weights[places]
+
+    def _places(self, step: int) -> slice:
+        """Plan the step's epoch where that is not done, or was done before the neighbours to draw from changed."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        wanted = (epoch, 0 if self.neighbours is None else self.neighbours.generation)
+        if wanted != self._planned:
+            self._plan(epoch)
+            self._planned = wanted
+        return slice(place * self.batch_size, (place + 1) * self.batch_size)
+
+    def _plan(self, epoch: int) -> None:
         """Draw a whole epoch at once, so that a step in its middle can be found again without replaying the others."""
         generator = torch.Generator().manual_seed(seed_of(self.seed, epoch))
         anchors = self.anchors[torch.randperm(len(self.anchors), generator=generator)].to(self.device)
         if self.neighbours is None:
-            return torch.stack([anchors, anchors])
+            self._ids = torch.stack([anchors, anchors])
+            return
         fresh = torch.Generator(self.device).manual_seed(seed_of(self.seed, epoch, 1))
-        return torch.stack([anchors, anchors, self.neighbours.draw(anchors, fresh)])
+        pairs = self.neighbours.draw_pairs(anchors, fresh)
+        self._ids, self._weights = torch.stack([anchors, anchors, pairs.neighbours]), pairs.weights

@@ -3,9 +3,10 @@
 import math
 from dataclasses import dataclass
 
+from simtriplet.pretrain.settings import PretrainSettings
 from simtriplet.wsi.errors import SettingsError
 
-__all__ = ["Schedule", "peak_learning_rate"]
+__all__ = ["Schedule", "peak_learning_rate", "plan_schedule"]
 
 
 def peak_learning_rate(base_lr: float, batch_size: int) -> float:
@@ -40,3 +41,14 @@ class Schedule:
             return self.peak * (step + 1) / self.warmup_steps
         progress = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)
         return self.peak * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def plan_schedule(settings: PretrainSettings, *, steps_per_epoch: int, batch_size: int) -> Schedule:
+    """Return the schedule of a run whose epochs have so many steps of so many triplets."""
+    optimiser, run = settings.optimiser, settings.run
+    total, warmup = run.epochs * steps_per_epoch, round(optimiser.warmup_epochs * steps_per_epoch)
+    if run.max_steps is not None and run.max_steps < total:
+        total = run.max_steps
+        warmup = min(warmup, total // 10)  # counted in epochs it could outlast a run that is counted in steps
+    peak = peak_learning_rate(optimiser.base_lr, batch_size)
+    return Schedule(peak=peak, warmup_steps=warmup, total_steps=total)

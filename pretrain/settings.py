@@ -15,17 +15,21 @@ from simtriplet.wsi.registry import nearest_name
 from simtriplet.wsi.settings import build, merge, parse_assignments, read_toml
 
 __all__ = [
+    "CollapseRule",
     "DataSettings",
     "DeviceName",
+    "ExportFormat",
     "IsolatedRule",
     "LastNorm",
     "ModelSettings",
+    "NanRule",
     "ObjectiveSettings",
     "OptimiserSettings",
     "PrecisionName",
     "PretrainSettings",
     "RunSettings",
     "StorageTier",
+    "Switch",
     "ViewSettings",
     "load_settings",
     "preset_names",
@@ -36,6 +40,10 @@ StorageTier = Literal["auto", "device", "host", "stream"]
 PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 LastNorm = Literal["affine_free", "affine", "none"]
+Switch = Literal["auto", "on", "off"]
+CollapseRule = Literal["stop", "warn"]
+NanRule = Literal["stop", "skip"]
+ExportFormat = Literal["torchscript", "onnx"]
 
 
 def _require(holds: bool, name: str, value: object, rule: str) -> None:
@@ -60,15 +68,29 @@ class DataSettings:
         neighbours: name of the neighbour index in the stores.
         isolated: a tile without neighbours gives a third view of itself ("self"), or is left out ("drop").
         storage: where tiles wait: on the device, in host memory, in the stores, or picked by size.
+        pair_weights: names of the pair-weight registry; a neighbour counts the product of them, 1 where there are none.
+        similarity_features: name of the stored features that the pair weight "similarity" compares.
+        regate_every_epochs: so often the pairs to draw from are chosen anew by the features being learnt; 0: never.
+        regate_quantile: share of the pairs, the least similar ones, that such a choice leaves out until the next.
     """
 
     image_size_px: int = 128
     neighbours: str = "spatial"
     isolated: IsolatedRule = "self"
     storage: StorageTier = "auto"
+    pair_weights: tuple[str, ...] = ()
+    similarity_features: str | None = None
+    regate_every_epochs: int = 0
+    regate_quantile: float = 0.25
 
     def __post_init__(self) -> None:
         _require(self.image_size_px >= 16, "data.image_size_px", self.image_size_px, "be at least 16")
+        names, features = self.pair_weights, self.similarity_features
+        _require(len(set(names)) == len(names), "data.pair_weights", names, "name each weight once")
+        known = bool(features) or "similarity" not in names
+        _require(known, "data.similarity_features", features, "name stored features for the pair weight 'similarity'")
+        _require(self.regate_every_epochs >= 0, "data.regate_every_epochs", self.regate_every_epochs, "be at least 0")
+        _require(0 <= self.regate_quantile < 1, "data.regate_quantile", self.regate_quantile, "lie in 0..1, below 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +103,8 @@ class ViewSettings:
         horizontal_flip_p: probability.
         vertical_flip_p: probability.
         rotations90: turn by 0, 90, 180 or 270 degrees, equally likely.
+        stain_p: probability of a stain jitter: the concentrations of haematoxylin, eosin and residue are scaled, shifted.
+        stain: s, the factors drawn from [1 - s, 1 + s] and the shifts from [-s, s], in optical density to base 10.
         jitter_p: probability of the four colour changes, made in random order.
         brightness: factor drawn from [max(0, 1 - b), 1 + b].
         contrast: likewise.
@@ -98,6 +122,8 @@ class ViewSettings:
     horizontal_flip_p: float = 0.5
     vertical_flip_p: float = 0.0
     rotations90: bool = False
+    stain_p: float = 0.0
+    stain: float = 0.05
     jitter_p: float = 0.8
     brightness: float = 0.4
     contrast: float = 0.4
@@ -113,10 +139,11 @@ class ViewSettings:
         _require_range("views.crop_scale", self.crop_scale, 0.01, 1)
         _require_range("views.crop_ratio", self.crop_ratio, 0.1, 10)
         _require(self.crop_ratio[0] <= 1 <= self.crop_ratio[1], "views.crop_ratio", self.crop_ratio, "include 1")
-        for name in ("horizontal_flip_p", "vertical_flip_p", "jitter_p", "grey_p", "blur_p"):
+        for name in ("horizontal_flip_p", "vertical_flip_p", "stain_p", "jitter_p", "grey_p", "blur_p"):
             _require_probability(f"views.{name}", getattr(self, name))
         for name in ("brightness", "contrast", "saturation"):
             _require(getattr(self, name) >= 0, f"views.{name}", getattr(self, name), "be at least 0")
+        _require(0 <= self.stain <= 1, "views.stain", self.stain, "lie in 0..1")
         _require(0 <= self.hue <= 0.5, "views.hue", self.hue, "lie in 0..0.5")
         _require_range("views.blur_sigma_px", self.blur_sigma_px, 0.01, 20)
         _require(min(self.std) > 0, "views.std", self.std, "be above 0")
@@ -127,7 +154,7 @@ class ModelSettings:
     """The network.
 
     Attributes:
-        backbone: a name of the backbone registry.
+        backbone: a name of the backbone registry, or timm:NAME where the package timm is installed.
         weights: file of the weights to start from (torchvision key names), or None for random ones.
         projector_dim: width of the three projector layers and length of z.
         predictor_dim: width of the predictor's hidden layer.
@@ -154,20 +181,27 @@ class ObjectiveSettings:
     Attributes:
         name: a name of the objective registry.
         inter_weight: weight of the neighbour's term; at 0 the neighbour is neither read nor encoded.
+        inter_warmup_epochs: linear rise of that weight from 0; may be a fraction; 0: none.
         invariance_weight: vicreg only, weight of the squared distance between views.
         variance_weight: vicreg only, weight of the hinge that keeps every dimension's deviation at 1.
         covariance_weight: vicreg only, weight of the squared covariance between dimensions.
+        redundancy_weight: barlow only, weight of the squared correlation between dimensions (lambda).
     """
 
     name: str = "simtriplet"
     inter_weight: float = 1.0
+    inter_warmup_epochs: float = 0.0
     invariance_weight: float = 25.0
     variance_weight: float = 25.0
     covariance_weight: float = 1.0
+    redundancy_weight: float = 0.005
 
     def __post_init__(self) -> None:
-        for name in ("inter_weight", "invariance_weight", "variance_weight", "covariance_weight"):
-            _require(getattr(self, name) >= 0, f"objective.{name}", getattr(self, name), "be at least 0")
+        numbers = ["inter_weight", "inter_warmup_epochs"]
+        numbers += ["invariance_weight", "variance_weight", "covariance_weight", "redundancy_weight"]
+        for name in numbers:
+            value = getattr(self, name)
+            _require(0 <= value < math.inf, f"objective.{name}", value, "be at least 0 and finite")
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +244,20 @@ class RunSettings:
         device: auto is cuda where there is one.
         channels_last: memory layout of images in the encoder on a GPU, the faster one on tensor cores; a CPU keeps planes.
         checkpoint_every_epochs: how often checkpoints/last.pt is replaced.
+        keep_every_epochs: how often a checkpoint is kept for good; None: never.
         log_every_steps: how often the device is asked for the loss.
+        monitor_every_epochs: how often the features are measured (and at the end), on tiles fixed by the seed; 0: never.
+        monitor_tiles: how many tiles that takes, at most.
+        tensorboard: write events for TensorBoard too; auto does where the package tensorboard is installed.
+        on_collapse: what follows when z hardly varies for long after the warm-up: a warning, or the end of the run.
+        on_nan: what follows a loss or gradient that is not finite: the end, or the step counts for nothing.
+        accumulate: micro-batches a step, of batch_size / accumulate triplets each: less memory. Batch normalisation and the
+            terms of an objective that compare triplets see one micro-batch at a time.
+        activation_checkpointing: keep the inputs of the backbone's blocks only and compute the rest again: less memory for
+            about a third more time.
+        compile: torch.compile the encoder; off until its gain has been measured on a GPU.
+        tf32: let fp32 matrix products and convolutions on a GPU round their factors to 10 bits.
+        export: forms the encoder is written in besides encoder.safetensors: "torchscript", "onnx".
         threads: CPU threads of torch and of the store reader; None leaves both alone.
     """
 
@@ -223,15 +270,33 @@ class RunSettings:
     device: DeviceName = "auto"
     channels_last: bool = True
     checkpoint_every_epochs: int = 5
+    keep_every_epochs: int | None = None
     log_every_steps: int = 50
+    monitor_every_epochs: int = 10
+    monitor_tiles: int = 2000
+    tensorboard: Switch = "auto"
+    on_collapse: CollapseRule = "stop"
+    on_nan: NanRule = "stop"
+    accumulate: int = 1
+    activation_checkpointing: bool = False
+    compile: bool = False
+    tf32: bool = True
+    export: tuple[ExportFormat, ...] = ()
     threads: int | None = None
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 2, "run.batch_size", self.batch_size, "be at least 2 (batch normalisation)")
         _require(0 <= self.seed < 2**63, "run.seed", self.seed, "be at least 0")
-        for name in ("epochs", "checkpoint_every_epochs", "log_every_steps"):
+        for name in ("epochs", "checkpoint_every_epochs", "log_every_steps", "accumulate"):
             _require(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "be at least 1")
-        for name in ("max_steps", "threads"):
+        _require(self.monitor_every_epochs >= 0, "run.monitor_every_epochs", self.monitor_every_epochs, "be at least 0")
+        _require(2 <= self.monitor_tiles <= 20_000, "run.monitor_tiles", self.monitor_tiles, "lie in 2..20000")
+        divides = self.batch_size % self.accumulate == 0 and self.batch_size >= 2 * self.accumulate
+        rule = f"divide run.batch_size ({self.batch_size}) into parts of at least 2"
+        _require(divides, "run.accumulate", self.accumulate, rule)
+        clash = self.compile and self.activation_checkpointing
+        _require(not clash, "run.compile", self.compile, "be false with run.activation_checkpointing")
+        for name in ("max_steps", "threads", "keep_every_epochs"):
             value = getattr(self, name)
             _require(value is None or value >= 1, f"run.{name}", value, "be at least 1")
         _require(self.max_minutes is None or self.max_minutes > 0, "run.max_minutes", self.max_minutes, "be above 0")

@@ -1,22 +1,17 @@
-"""What training reports: losses gathered on the device and fetched now and then, and the watch for a collapse."""
+"""What training reports: losses gathered on the device and fetched now and then."""
 
-import logging
 import math
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor
 
-from simtriplet.pretrain.objective import LossTerms
+from simtriplet.pretrain.loss_terms import LossTerms
 
-__all__ = ["StepLog", "StepReport", "deviation_of", "warn_of_collapse"]
-
-logger = logging.getLogger(__name__)
-
-_COLLAPSED_SHARE = 0.1
-"""Of the healthy deviation; SimSiam's figure 2 shows collapsed runs at 0 and healthy ones at 1."""
+__all__ = ["StepLog", "StepOutcome", "StepReport", "deviation_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +22,14 @@ class StepReport:
         step: steps done.
         total_steps: of the run.
         epoch: epochs begun, counted from 1.
-        loss: mean since the last report.
+        loss: mean since the last report, over the steps whose loss is finite.
         terms: the loss's parts, likewise.
         lr: the encoder's learning rate in the last step.
         z_std: deviation of normalised z in the last step; 1 / sqrt(d) is healthy, 0 is collapse.
         triplets_per_s: since the last report.
+        grad_norm: length of the gradient of the last step, before its update; None where it was not measured.
+        skipped_steps: since the run began, steps that did not change the weights: a loss or gradient was not finite.
+        data_wait_share: share of the time since the last report in which the step waited for tiles.
     """
 
     step: int
@@ -42,23 +40,30 @@ class StepReport:
     lr: float
     z_std: float
     triplets_per_s: float
+    grad_norm: float | None = None
+    skipped_steps: int = 0
+    data_wait_share: float = 0.0
+
+
+class StepOutcome(NamedTuple):
+    """What a step leaves on the device.
+
+    Attributes:
+        losses: of the step; the mean of its micro-batches.
+        z: (n, d) of one view.
+        grad_norm: scalar, None where it was not asked for.
+        skipped: bool scalar, whether the weights stayed as they were; None where no step is ever skipped.
+    """
+
+    losses: LossTerms
+    z: Tensor
+    grad_norm: Tensor | None = None
+    skipped: Tensor | None = None
 
 
 def deviation_of(z: Tensor) -> Tensor:
     """Return the deviation of each dimension of the l2-normalised (n, d) z, averaged (SimSiam section 4.1)."""
     return F.normalize(z.detach().float(), dim=1).std(dim=0, correction=0).mean()
-
-
-def warn_of_collapse(report: StepReport, dim: int) -> None:
-    """Log a warning where z, of `dim` dimensions, hardly varies any more."""
-    healthy = 1 / math.sqrt(dim)
-    if report.z_std < _COLLAPSED_SHARE * healthy:
-        logger.warning(
-            "epoch %d: z has collapsed (deviation %.2g, healthy is %.2g); lower optimiser.base_lr or use vicreg",
-            report.epoch,
-            report.z_std,
-            healthy,
-        )
 
 
 class StepLog:
@@ -67,24 +72,38 @@ class StepLog:
     Args:
         total_steps: of the run.
         batch_size: triplets a step.
+
+    Attributes:
+        skipped: steps since the run began that did not change the weights.
+        skipped_in_a_row: how many of the last ones.
     """
 
     def __init__(self, *, total_steps: int, batch_size: int) -> None:
         self.total_steps = total_steps
         self.batch_size = batch_size
-        self._pending: list[LossTerms] = []
-        self._z: Tensor | None = None
+        self.skipped = 0
+        self.skipped_in_a_row = 0
+        self.losses: list[float] = []
+        """Of the steps in the last report, finite or not."""
+        self._pending: list[tuple[LossTerms, Tensor | None]] = []
+        self._last: StepOutcome | None = None
         self._lr = 0.0
+        self._waited_s = 0.0
         self._since = time.perf_counter()
 
     def __len__(self) -> int:
         """Return how many steps wait to be reported."""
         return len(self._pending)
 
-    def add(self, losses: LossTerms, *, lr: float, z: Tensor) -> None:
-        """Note a step: its loss, the encoder's learning rate and (n, d) z of one view."""
-        self._pending.append(LossTerms(losses.loss.detach(), losses.terms))
-        self._z, self._lr = z.detach(), lr
+    def add(self, outcome: StepOutcome, *, lr: float, waited_s: float = 0.0) -> None:
+        """Note a step, the encoder's learning rate in it and how long it waited for its tiles."""
+        self._pending.append((outcome.losses, outcome.skipped))
+        self._last, self._lr = outcome, lr
+        self._waited_s += waited_s
+
+    def leave_out(self, seconds: float) -> None:
+        """Do not count time that went into something else than steps."""
+        self._since += seconds
 
     def report(self, *, step: int, epoch: int) -> tuple[StepReport, int | None]:
         """Fetch what waits, at least one step (a CPU-GPU sync point), and start anew.
@@ -93,23 +112,44 @@ class StepLog:
             The report, and the number of the first step whose loss is not finite (counted from 1), None if there is
             none.
         """
-        assert self._z is not None
-        losses = torch.stack([each.loss for each in self._pending])
-        names = list(self._pending[0].terms)
-        means = [torch.stack([each.terms[name] for each in self._pending]).mean() for name in names]
-        finite = losses.isfinite().tolist()
+        last = self._last
+        assert last is not None
+        self.losses = torch.stack([losses.loss.detach() for losses, _ in self._pending]).tolist()
+        finite = [math.isfinite(loss) for loss in self.losses]
         bad = None if all(finite) else step - len(finite) + finite.index(False) + 1
+        self._count_skipped()
         now = time.perf_counter()
+        seconds = max(now - self._since, 1e-9)
         report = StepReport(
             step=step,
             total_steps=self.total_steps,
             epoch=epoch,
-            loss=float(losses.mean()),
-            terms={name: float(mean) for name, mean in zip(names, means, strict=True)},
+            loss=_mean(self.losses, finite),
+            terms=self._mean_terms(finite),
             lr=self._lr,
-            z_std=float(deviation_of(self._z)),
-            triplets_per_s=len(self._pending) * self.batch_size / max(now - self._since, 1e-9),
+            z_std=float(deviation_of(last.z)),
+            triplets_per_s=len(self._pending) * self.batch_size / seconds,
+            grad_norm=None if last.grad_norm is None else float(last.grad_norm),
+            skipped_steps=self.skipped,
+            data_wait_share=min(1.0, self._waited_s / seconds),
         )
         self._pending.clear()
-        self._since = now
+        self._since, self._waited_s = now, 0.0
         return report, bad
+
+    def _mean_terms(self, finite: list[bool]) -> dict[str, float]:
+        names = list(self._pending[0][0].terms)
+        rows = [torch.stack([losses.terms[name].float() for name in names]) for losses, _ in self._pending]
+        columns = torch.stack(rows).T.tolist() if names else []
+        return {name: _mean(column, finite) for name, column in zip(names, columns, strict=True)}
+
+    def _count_skipped(self) -> None:
+        flags = [skipped for _, skipped in self._pending if skipped is not None]
+        for skipped in torch.stack(flags).tolist() if flags else []:
+            self.skipped += int(skipped)
+            self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
+
+
+def _mean(values: list[float], chosen: list[bool]) -> float:
+    kept = [value for value, keep in zip(values, chosen, strict=True) if keep]
+    return sum(kept) / len(kept) if kept else math.nan

@@ -8,10 +8,31 @@ from torch import Tensor
 
 from simtriplet.pretrain.settings import ViewSettings
 
-__all__ = ["ViewParameters", "draw_view_parameters"]
+__all__ = ["ViewNumbers", "ViewParameters", "draw_view_parameters"]
 
 _CROP_TRIES = 10
 """As torchvision's RandomResizedCrop: the first crop of ten that fits, else the whole tile."""
+
+
+class ViewNumbers(NamedTuple):
+    """What is done to one tile: a row of ViewParameters as plain numbers."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    flip_x: bool
+    flip_y: bool
+    quarter_turns: int
+    factors: list[float]
+    order: list[int]
+    hue_gap: int
+    hue: float
+    grey: bool
+    blur_sigma: float
+    stained: bool
+    stain_scale: list[float]
+    stain_shift: list[float]
 
 
 class ViewParameters(NamedTuple):
@@ -31,6 +52,9 @@ class ViewParameters(NamedTuple):
         hue: (n,) float, turns of the colour circle; 0 changes nothing.
         grey: (n,) bool.
         blur_sigma: (n,) float, pixels of the view; 0 where the view stays sharp.
+        stained: (n,) bool, jitter the stains.
+        stain_scale: (n, 3) float, of the concentrations of haematoxylin, eosin and DAB.
+        stain_shift: (n, 3) float, added to them, in optical density to base 10.
     """
 
     top: Tensor
@@ -46,6 +70,13 @@ class ViewParameters(NamedTuple):
     hue: Tensor
     grey: Tensor
     blur_sigma: Tensor
+    stained: Tensor
+    stain_scale: Tensor
+    stain_shift: Tensor
+
+    def rows(self) -> list[ViewNumbers]:
+        """Return the parameters sample by sample; a CPU-GPU sync point where they lie on a GPU."""
+        return [ViewNumbers(*row) for row in zip(*(values.tolist() for values in self), strict=True)]
 
 
 class _Dice:
@@ -92,7 +123,21 @@ def draw_view_parameters(
         hue=torch.where(jittered, hue, 0.0),
         grey=dice.chance(settings.grey_p),
         blur_sigma=torch.where(dice.chance(settings.blur_p), sigma, 0.0),
+        **_draw_stain(dice, settings),
     )
+
+
+def _draw_stain(dice: _Dice, settings: ViewSettings) -> dict[str, Tensor]:
+    """Draw last, and only where it is wanted: without it a generator gives the numbers it gave before there was it."""
+    if settings.stain_p == 0:
+        device = dice.generator.device
+        none = torch.zeros((dice.n, 3), device=device)
+        return {"stained": none[:, 0] > 0, "stain_scale": none + 1, "stain_shift": none}
+    return {
+        "stained": dice.chance(settings.stain_p),
+        "stain_scale": dice.uniform(1 - settings.stain, 1 + settings.stain, 3),
+        "stain_shift": dice.uniform(-settings.stain, settings.stain, 3),
+    }
 
 
 def _draw_crop_size(dice: _Dice, tile_height: int, tile_width: int, settings: ViewSettings) -> tuple[Tensor, Tensor]:

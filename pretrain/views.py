@@ -1,28 +1,55 @@
-"""Views: uint8 tiles in, augmented and normalised float images out, a whole batch at a time on the device."""
+"""Views: uint8 tiles in, augmented and normalised float images out, on the device, each with its own parameters."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from simtriplet.pretrain.colour import jitter, to_grey
-from simtriplet.pretrain.resampling import blur, blur_radius, crop_matrix, resample
+from simtriplet.pretrain.colour import jitter, jitter_mixed, luminance
+from simtriplet.pretrain.resampling import (
+    blur,
+    blur_mixed,
+    blur_radius,
+    blur_weights,
+    crop_and_resize,
+    crop_matrix,
+    resample,
+)
 from simtriplet.pretrain.settings import ViewSettings
-from simtriplet.pretrain.view_parameters import ViewParameters, draw_view_parameters
+from simtriplet.pretrain.stain import jitter_stain
+from simtriplet.pretrain.view_parameters import ViewNumbers, ViewParameters, draw_view_parameters
 
 __all__ = ["ViewMaker", "normalise"]
 
-_PIECE_BYTES = {"cpu": 1 << 21, "cuda": 1 << 29}
-"""Float pixels of the tiles worked on at once: what a core's cache holds; what a GPU can spare."""
+_PIECE_BYTES = 1 << 29
+"""Float pixels of the tiles that a GPU works on at once: what it can spare."""
+_KEPT_BYTES = 1 << 24
+"""More than a view takes at once while it is made."""
+_LEAST_WEIGHT = 1e-5
+"""Less of a neighbouring pixel no blur adds where each sample has its own width."""
 
 
-def normalise(images: Tensor, settings: ViewSettings) -> Tensor:
-    """Subtract the mean and divide by the deviation of each channel of (n, 3, h, w) images in [0, 1]."""
+def normalise(images: Tensor, settings: ViewSettings, *, out: Tensor | None = None) -> Tensor:
+    """Subtract the mean and divide by the deviation of each channel of (n, 3, h, w) images in [0, 1].
+
+    Args:
+        images: (n, 3, h, w).
+        settings: mean and deviation.
+        out: where to write, of the same shape.
+    """
+    out = torch.empty(images.shape, device=images.device) if out is None else out
     # Plain numbers: a tensor of them would have to be copied to the device, which makes the host wait.
-    channels = zip(images.unbind(dim=1), settings.mean, settings.std, strict=True)
-    return torch.stack([(channel - mean) / std for channel, mean, std in channels], dim=1)
+    channels = zip(images.unbind(dim=1), out.unbind(dim=1), settings.mean, settings.std, strict=True)
+    for channel, of_out, mean, std in channels:
+        torch.sub(channel, mean, out=of_out).div_(std)
+    return out
 
 
 class ViewMaker:
     """Draw one view of every tile of a batch, each with its own random parameters.
+
+    A CPU makes one view after the other, so that the pixels stay in its cache and only what was drawn is done. A GPU
+    makes many at once and does to all what is done to any, for to pick some out the host would have to wait for it. The
+    views are the same up to rounding: a CPU rounds to 8 bits after the crop.
 
     Args:
         settings: the distributions.
@@ -33,6 +60,7 @@ class ViewMaker:
         self.settings = settings
         self.image_size_px = image_size_px
         self._radius = blur_radius(settings.blur_sigma_px[1], image_size_px)
+        _keep_freed_memory(_KEPT_BYTES)
 
     def __call__(self, tiles: Tensor, generator: torch.Generator) -> Tensor:
         """Return (n, 3, s, s) float32 views of (n, h, w, 3) uint8 tiles.
@@ -51,29 +79,70 @@ class ViewMaker:
         )
 
     def apply(self, tiles: Tensor, parameters: ViewParameters) -> Tensor:
-        """Make views with given parameters, in pieces that bound the memory for float pixels."""
-        tile_bytes = 4 * tiles[0].numel() if len(tiles) else 1
-        piece = max(1, _PIECE_BYTES.get(tiles.device.type, 1 << 29) // tile_bytes)
-        parts = [
-            self._apply_piece(tiles[start : start + piece], _rows(parameters, start, start + piece))
-            for start in range(0, len(tiles), piece)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        """Make views with given parameters."""
+        way = self.apply_one_by_one if tiles.device.type == "cpu" else self.apply_at_once
+        return way(tiles, parameters)
 
-    def _apply_piece(self, tiles: Tensor, parameters: ViewParameters) -> Tensor:
-        images = self._place(tiles, parameters)
-        images = jitter(
+    def apply_one_by_one(self, tiles: Tensor, parameters: ViewParameters) -> Tensor:
+        """Make views as a CPU does."""
+        # numpy asks for huge pages: to touch torch's small ones first costs 77 us a view of 128 px, these cost 12 us.
+        views = torch.from_numpy(np.empty((len(tiles), 3, self.image_size_px, self.image_size_px), np.float32))
+        weights = blur_weights(parameters.blur_sigma, self._radius).tolist()
+        # Nothing is recorded for a backward pass, not even versions: 5 % of the time of such small operations.
+        with torch.inference_mode():
+            for tile, numbers, of_blur, view in zip(
+                tiles, parameters.rows(), weights, torch.split(views, 1), strict=True
+            ):
+                images = self._make_one(tile, numbers)
+                if numbers.blur_sigma:
+                    images = blur(images, [weight for weight in of_blur if weight > _LEAST_WEIGHT])
+                normalise(images.expand(view.shape), self.settings, out=view)
+        return views
+
+    def _make_one(self, tile: Tensor, numbers: ViewNumbers) -> Tensor:
+        """Return (1, 3, s, s), or (1, 1, s, s) where it is grey."""
+        images = self._place_one(tile, numbers)
+        if numbers.stained:
+            images = jitter_stain(images, numbers.stain_scale, numbers.stain_shift)
+        images = jitter(images, factors=numbers.factors, order=numbers.order, hue_gap=numbers.hue_gap, hue=numbers.hue)
+        return luminance(images) if numbers.grey else images
+
+    def _place_one(self, tile: Tensor, numbers: ViewNumbers) -> Tensor:
+        """Crop, resize, flip and turn; to [0, 1]."""
+        top, left, height, width = numbers[:4]
+        view = crop_and_resize(tile, top=top, left=left, height=height, width=width, size_px=self.image_size_px)
+        mirrored = [axis for axis, flip in ((2, numbers.flip_y), (3, numbers.flip_x)) if flip]
+        if mirrored:
+            view = view.flip(mirrored)
+        if numbers.quarter_turns:
+            view = view.rot90(numbers.quarter_turns, (2, 3))
+        return view.to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
+
+    def apply_at_once(self, tiles: Tensor, parameters: ViewParameters) -> Tensor:
+        """Make views as a GPU does, in pieces that bound the memory for float pixels."""
+        views = torch.empty((len(tiles), 3, self.image_size_px, self.image_size_px), device=tiles.device)
+        piece = max(1, _PIECE_BYTES // (4 * tiles[0].numel()))
+        rows = zip(*(torch.split(values, piece) for values in parameters), strict=True)
+        for part, of_part, out in zip(torch.split(tiles, piece), rows, torch.split(views, piece), strict=True):
+            normalise(self._make_many(part, ViewParameters(*of_part)), self.settings, out=out)
+        return views
+
+    def _make_many(self, tiles: Tensor, parameters: ViewParameters) -> Tensor:
+        images = self._place_many(tiles, parameters)
+        if self.settings.stain_p:
+            scale, shift = parameters.stain_scale.unbind(dim=1), parameters.stain_shift.unbind(dim=1)
+            images = _where(parameters.stained, jitter_stain(images, scale, shift), images)
+        images = jitter_mixed(
             images,
             factors=parameters.factors,
             order=parameters.order,
             hue_gap=parameters.hue_gap,
             hue=parameters.hue,
         )
-        images = to_grey(images, parameters.grey)
-        images = blur(images, parameters.blur_sigma, radius=self._radius)
-        return normalise(images, self.settings)
+        images = _where(parameters.grey, luminance(images), images)
+        return blur_mixed(images, blur_weights(parameters.blur_sigma, self._radius))
 
-    def _place(self, tiles: Tensor, parameters: ViewParameters) -> Tensor:
+    def _place_many(self, tiles: Tensor, parameters: ViewParameters) -> Tensor:
         """Crop, resize, flip and turn; a quarter turn is a transposition of a mirror image (rot90 = flipud(T))."""
         turns = parameters.quarter_turns
         flip_x = parameters.flip_x ^ ((turns == 1) | (turns == 2))
@@ -83,11 +152,18 @@ class ViewMaker:
         rows = crop_matrix(parameters.top, parameters.height, flip_y, in_px=height, out_px=size)
         columns = crop_matrix(parameters.left, parameters.width, flip_x, in_px=width, out_px=size)
         images = resample(tiles.float() / 255, rows, columns)
-        if not self.settings.rotations90:
-            return images
-        turned = (turns % 2 == 1)[:, None, None, None]
-        return torch.where(turned, images.transpose(2, 3), images)
+        return _where(turns % 2 == 1, images.transpose(2, 3), images) if self.settings.rotations90 else images
 
 
-def _rows(parameters: ViewParameters, start: int, stop: int) -> ViewParameters:
-    return ViewParameters(*(values[start:stop] for values in parameters))
+def _where(chosen: Tensor, these: Tensor, those: Tensor) -> Tensor:
+    """Take these images where (n,) bool says so, else those."""
+    return torch.where(chosen[:, None, None, None], these, those)
+
+
+def _keep_freed_memory(n_bytes: int) -> None:
+    """Make glibc serve blocks of up to so many bytes from memory it keeps, for the rest of the process.
+
+    At first it maps every block above 128 KB, which zeroes it, and unmaps it when freed; freeing a larger block lifts
+    that bound (mallopt(3), M_MMAP_THRESHOLD). The hue of a view of 224 px takes 209 us so, else 923.
+    """
+    torch.empty(n_bytes, dtype=torch.uint8)

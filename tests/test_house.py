@@ -80,3 +80,8 @@ def test_installed_packages_are_found_under_the_project_name_only() -> None:
     code += "print([n for n in ('wsi', 'pretrain', 'pipelines') if u.find_spec(n)])"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", check=True)
     assert ended.stdout.strip() == "[]"
+
+
+def test_the_table_of_settings_is_that_of_the_code() -> None:
+    ended = subprocess.run([sys.executable, ROOT / "docs" / "make_settings.py", "--check"], check=False)
+    assert ended.returncode == 0, "run python docs/make_settings.py"

@@ -147,7 +147,7 @@ def plan_tiles(info: SlideInfo, slide_mpp: float, spec: TilingSpec, *, slide_nam
         level=level,
         level_downsample=downsample,
         scale=scale,
-        mpp=slide_mpp * downsample * scale,
+        mpp=spec.mpp if spec.level is None and scale != 1 else slide_mpp * downsample,
         size_px=spec.size_px,
         stride_px=spec.stride,
         read_px=read_px,

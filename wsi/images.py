@@ -116,15 +116,22 @@ class TileImages:
     def __len__(self) -> int:
         return self.n_tiles
 
-    def read(self, ids: npt.ArrayLike, *, out: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:
+    def read(
+        self,
+        ids: npt.ArrayLike,
+        *,
+        out: npt.NDArray[np.uint8] | None = None,
+        places: npt.NDArray[np.int64] | None = None,
+    ) -> npt.NDArray[np.uint8]:
         """Read tiles.
 
         Args:
             ids: (m,) integers in [0, n), any order, repeats allowed.
             out: (m, s, s, 3) uint8, C-contiguous; made when not given.
+            places: (m,) where in a longer `out` each tile goes.
 
         Returns:
-            (m, s, s, 3) uint8 RGB.
+            (m, s, s, 3) uint8 RGB, or `out`.
 
         Raises:
             IndexError: if an id is out of range.
@@ -136,9 +143,10 @@ class TileImages:
         shape = (len(wanted), self.size_px, self.size_px, 3)
         tiles = np.empty(shape, np.uint8) if out is None else out
         shards = wanted // self.tiles_per_shard
-        for shard in np.unique(shards):
-            places = np.flatnonzero(shards == shard)
-            self._read_from_shard(int(shard), wanted[places] % self.tiles_per_shard, places, tiles)
+        order = np.argsort(shards, kind="stable")
+        for which in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if len(order) else ():
+            targets = which if places is None else places[which]
+            self._read_from_shard(int(shards[which[0]]), wanted[which] % self.tiles_per_shard, targets, tiles)
         return tiles
 
     def read_encoded(self, tile: int) -> bytes:

@@ -1,6 +1,7 @@
 """The tile store, write side: everything goes to `<name>.partial`; the state comes last, then the rename."""
 
 import datetime
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -98,8 +99,14 @@ class StoreWriter:
         self._sizes: dict[tuple[str, int], int] = {}
         self._has_overview = False
         try:
-            shutil.rmtree(self.partial, ignore_errors=True)
+            lock = _lock_folder(self.partial) if self.partial.exists() else None
+            shutil.rmtree(self.partial, ignore_errors=True)  # what a run that was killed left
             self.partial.mkdir(parents=True)
+            self._lock = _lock_folder(self.partial)
+            if lock is not None:
+                os.close(lock)
+        except FileExistsError as error:
+            raise StoreError(f"store '{path.name}': another run is writing it; wait for that run to end") from error
         except OSError as error:
             raise StoreError(
                 f"output '{path.parent}': cannot be written ({error.strerror}); choose another --out"
@@ -119,6 +126,9 @@ class StoreWriter:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.partial.exists():
             shutil.rmtree(self.partial, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def write_shard(self, shard: int, tiles: Sequence[npt.NDArray[np.uint8]]) -> None:
         """Encode and write shard number `shard`: tiles shard * 64 and following, (s, s, 3) uint8 each. Thread-safe.
@@ -211,6 +221,24 @@ class StoreWriter:
                 f"store '{self.path.name}': {len(found)} tiles written, {n_tiles} described; report this as a bug"
             )
         return found
+
+
+def _lock_folder(folder: Path) -> int | None:
+    """Hold a folder for this process; None where the file system knows no locks.
+
+    Raises:
+        FileExistsError: if another process holds it.
+    """
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        raise FileExistsError(str(folder)) from None
+    except OSError:
+        os.close(file)
+        return None
+    return file
 
 
 def _crc32c(chunk: bytes | memoryview) -> int:

@@ -36,7 +36,7 @@ _SHARE_OF_RAW = {"none": 1.0, "zstd": 0.95, "jpeg": 1 / 9}
 _COARSE_UM_PER_PX, _MIN_COARSE_PX = 32.0, 256
 """To estimate the room, large slides are looked at from farther away: six times as fast, tile counts within 1 %."""
 
-_OVERHEAD_BYTES = 4 << 20
+_OVERHEAD_BYTES = 2 << 20
 """Thumbnail, table and tissue of one store, generously."""
 
 
@@ -149,6 +149,11 @@ def _choose_cells(
     if tissue.n_regions == 0:
         raise TissueError(f"slide '{job.path}': no tissue was found; check the slide, or pass --tissue all")
     row, col = (axis.ravel() for axis in np.mgrid[0 : plan.n_rows, 0 : plan.n_cols])
+    if not len(row):
+        raise TissueError(
+            f"slide '{job.path}': is smaller than one tile of {plan.size_px} px at {plan.mpp:g} um per pixel; "
+            "lower --size, or pass --edge pad"
+        )
     base_xy = plan.base_xy(row, col)
     fraction = tissue.coverage(base_xy, plan.base_size)
     touched = fraction > 0

@@ -12,11 +12,10 @@ import tiffslide
 from simtriplet.wsi.errors import SlideOpenError, SlideReadError
 from simtriplet.wsi.openslide_reader import positive
 from simtriplet.wsi.slide import Pixels, SlideInfo, level_downsamples
+from simtriplet.wsi.tiff_directory import is_tiff, refuse_truncated
 from simtriplet.wsi.window import WindowReader, on_white
 
 __all__ = ["TiffSlideReader"]
-
-_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 class TiffSlideReader(WindowReader):
@@ -34,6 +33,7 @@ class TiffSlideReader(WindowReader):
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            refuse_truncated(path)
             _refuse_foreign_pixels(path)
             self._slide = tiffslide.TiffSlide(path)
             self.info = _info(self._slide)
@@ -88,15 +88,6 @@ def _empty_tiles(path: Path, level_sizes: tuple[tuple[int, int], ...]) -> list[n
             corners = [left, top, left + page.tilewidth, top + page.tilelength]
             boxes[level_sizes.index(size)] = np.column_stack(corners).astype(np.int64)
     return boxes
-
-
-def is_tiff(path: Path) -> bool:
-    """Tell whether the file starts as a TIFF or BigTIFF does."""
-    try:
-        with path.open("rb") as file:
-            return file.read(4) in _TIFF_MAGIC
-    except OSError:
-        return False
 
 
 def _refuse_foreign_pixels(path: Path) -> None:

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 import cv2
@@ -301,9 +302,27 @@ def resample(window: Pixels, scale: float, size_px: int) -> Pixels:
     exactly the interval [i, i + 1) x scale of the window.
     """
     factor = 1 / scale
+    if scale > 1 and round(window.shape[0] * factor) == window.shape[0]:
+        # where its rounded size is the window's own, OpenCV copies
+        return _average(window, _area_weights(window.shape[0], scale, size_px))
     kind = cv2.INTER_AREA if scale > 1 else cv2.INTER_CUBIC
     tile = cv2.resize(window, None, fx=factor, fy=factor, interpolation=kind)
     if min(tile.shape[:2]) < size_px:
         missing = ((0, max(0, size_px - tile.shape[0])), (0, max(0, size_px - tile.shape[1])), (0, 0))
         tile = np.pad(tile, missing, mode="edge")
     return np.asarray(tile[:size_px, :size_px], dtype=np.uint8)
+
+
+@lru_cache(maxsize=16)
+def _area_weights(n_in: int, scale: float, n_out: int) -> npt.NDArray[np.float32]:
+    """Return (n_out, n_in): how much of the interval [i, i + 1) x scale lies in each pixel; rows sum to 1."""
+    low = np.arange(n_out)[:, None] * scale
+    pixel = np.arange(n_in)[None]
+    overlap = np.clip(np.minimum(low + scale, pixel + 1) - np.maximum(low, pixel), 0, None)
+    return np.asarray(overlap / overlap.sum(axis=1, keepdims=True), np.float32)
+
+
+def _average(window: Pixels, weights: npt.NDArray[np.float32]) -> Pixels:
+    rows = np.tensordot(weights, window.astype(np.float32), axes=(1, 0))
+    columns = np.tensordot(rows, weights, axes=(1, 1)).transpose(0, 2, 1)
+    return np.ascontiguousarray(np.clip(np.rint(columns), 0, 255).astype(np.uint8))

@@ -135,3 +135,18 @@ def test_keeping_classes_unlabels_the_others(stores, write):
         labels.keep_classes(["x", "w"])
     with pytest.raises(EvaluationError, match="fewer than two"):
         labels.keep_classes(["x"])
+
+
+def test_labels_of_whole_slides_serve_where_tiles_have_none(store_factory, tmp_path):
+    import json
+
+    stores = [store_factory(name, labels=False, index=False, folder=tmp_path / "plain") for name in ("a", "b", "c")]
+    for store, label in zip(stores, ("benign", "malignant", None), strict=True):
+        path = store.path / "zarr.json"
+        document = json.loads(path.read_text())
+        document["attributes"]["simtriplet"]["slide"]["label"] = label
+        path.write_text(json.dumps(document))
+    labels = read_labels(open_stores([tmp_path / "plain"]))
+    assert labels.classes == ("benign", "malignant")
+    assert [set(codes.tolist()) for codes in labels.codes] == [{0}, {1}, {-1}]
+    assert "slide" in labels.source

@@ -16,9 +16,11 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 def program() -> Run:
     """Call `simtriplet ARGS...`; checks the exit status, and that no failure shows a traceback."""
 
-    def run(*arguments: object, status: int = 0, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    def run(
+        *arguments: object, status: int = 0, cwd: Path | None = None, timeout: float = 600
+    ) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "simtriplet.pipelines", *map(str, arguments)]
-        ended = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=600, check=False)
+        ended = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=timeout, check=False)
         assert "Traceback" not in ended.stderr, ended.stderr
         assert ended.returncode == status, ended.stderr + ended.stdout
         return ended

@@ -119,3 +119,14 @@ def test_commands_one_by_one_on_a_real_slide(program: Run, shared_data: Path, tm
     table.write_text("slide_id,x,y,label\n" + "\n".join(lines) + "\n")
     ended = program("evaluate", stores, "--labels", table, "--out", tmp_path / "results", status=1)
     assert "patient" in ended.stderr
+
+
+@pytest.mark.slow
+def test_the_demo_as_it_is_learns(program: Run, tmp_path: Path) -> None:
+    """Nothing is made smaller here: a training that diverges, or ends no better than random weights, fails."""
+    ended = program("demo", "--out", tmp_path / "demo", timeout=1500)
+    report = tmp_path / "demo/evaluation/report.html"
+    assert str(report) in ended.stdout
+    rows = [line.split("\t") for line in ended.stdout.splitlines()]
+    scores = {row[0]: float(row[2].split()[0]) for row in rows if row[0] in ("simtriplet", "random")}
+    assert scores["simtriplet"] > scores["random"] > 1 / 4, "four classes"

@@ -77,6 +77,11 @@ def test_similar_features_gate(program: Run, failure: Failure, stores: Path) -> 
         assert 0.7 < kept < 0.8, "a quarter of the pairs is dropped"
 
 
+def test_options_of_another_rule_are_refused(program: Run, stores: Path) -> None:
+    for options in (("--radius-um", 100), ("--k", 3), ("--rule", "knn", "--connectivity", 4)):
+        assert "does nothing with --rule" in program("index", stores, *options, status=2).stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [

@@ -167,3 +167,41 @@ def test_a_folder_of_real_slides_with_their_labels(program: Run, shared_data: Pa
         assert labels is not None
         assert set(labels.categories) <= {"gland", "other"}
         assert (np.asarray(labels.codes) >= 0).mean() > 0.7
+
+
+def test_options_that_would_do_nothing_are_refused(program: Run, slide: Path, tmp_path: Path) -> None:
+    said = program("tile", slide, "--out", tmp_path / "o", "--grid", "native", "--size", 224, status=2)
+    assert "--size: native tiles" in said.stderr
+    assert not (tmp_path / "o").exists()
+
+
+def test_annotations_for_no_slide_are_an_error_and_for_some_a_warning(
+    program: Run, failure: Failure, cohort: Path, slide: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "none").mkdir()
+    arguments = ("tile", slide, "--out", tmp_path / "o", "--mpp", 1, "--size", 64, "--annotations", tmp_path / "none")
+    line = failure(program(*arguments, status=1))
+    assert "hold no file" in line
+    assert "patient01-slide1.geojson" in line
+    (tmp_path / "some").mkdir()
+    file = next((cohort.parent / "annotations").glob("patient02*"))
+    (tmp_path / "some" / file.name).write_bytes(file.read_bytes())
+    said = program(
+        "tile", slide, slide.with_name("patient02-slide1.svs"), "--out", tmp_path / "o", "--mpp", 1, "--size", 64,
+        "--annotations", tmp_path / "some",
+    )  # fmt: skip
+    assert "1 of 2 slides have no annotations" in said.stderr
+
+
+def test_a_column_that_is_nearly_known_is_a_mistake(
+    program: Run, failure: Failure, slide: Path, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(f"path,slidempp,diagnosis\n{slide},0.25,benign\n")
+    line = failure(program("tile", manifest, "--out", tmp_path / "o", status=1))
+    assert "'slidempp' is not known; did you mean 'slide_mpp'?" in line
+
+
+def test_a_slide_smaller_than_a_tile_is_told_so(program: Run, failure: Failure, slide: Path, tmp_path: Path) -> None:
+    line = failure(program("tile", slide, "--out", tmp_path / "o", "--mpp", 1, "--size", 4096, status=1))
+    assert "is smaller than one tile of 4096 px" in line

@@ -55,3 +55,22 @@ def make_settings() -> SettingsMaker:
         return load_settings(overrides=[*small, *overrides])
 
     return make
+
+
+class _Timid(nn.Module):
+    """Draws a random number in every pass, evaluation included, as no well-behaved layer would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 5, 4, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.layers(images).mean(dim=(2, 3))
+        return features + 0.01 * torch.randn_like(features)
+
+
+@pytest.fixture(scope="session")
+def timid_backbone() -> None:
+    """Register `timid`."""
+    if "timid" not in BACKBONES:
+        BACKBONES.add("timid", lambda zero_init_residual: Backbone(_Timid(), 8))

@@ -60,6 +60,92 @@ def test_draws_are_seeded_and_fresh_each_time(draw):
     assert not torch.equal(first, second)
 
 
+def edge_weights(store) -> np.ndarray:
+    """Weight of the edge from a to b: a + b / 100, so that every edge has its own."""
+    graph = store.neighbours()
+    return (np.repeat(np.arange(len(store)), graph.degrees) + graph.indices / 100).astype(np.float32)
+
+
+def test_each_pair_comes_with_its_own_weight_and_an_isolated_tile_with_one(store_factory):
+    corners = np.isin(np.arange(9), [0, 2, 6, 8])
+    stores = [store_factory("a", rows=2, cols=3), store_factory("b", rows=3, cols=3, keep=corners)]
+    stores.append(store_factory("c", rows=3, cols=2))
+    weights = [edge_weights(store) for store in stores]
+    draw = NeighbourDraw([store.neighbours() for store in stores], device=CPU, weights=weights)
+    ids = torch.arange(16).repeat(40)
+    neighbours, drawn = draw.draw_pairs(ids, torch.Generator().manual_seed(0))
+    first = torch.tensor([0] * 6 + [6] * 4 + [10] * 6)[ids]
+    expected = (ids - first) + (neighbours - first) / 100
+    alone = (ids >= 6) & (ids < 10)
+    torch.testing.assert_close(drawn, torch.where(alone, 1.0, expected.float()))
+    assert drawn.dtype == torch.float32
+
+
+def test_weights_do_not_change_who_is_drawn(draw, store_factory):
+    stores = [store_factory("c", rows=3, cols=3)]
+    graphs = [store.neighbours() for store in stores]
+    weighted = NeighbourDraw(graphs, device=CPU, weights=[edge_weights(store) for store in stores])
+    ids = torch.full((8000,), 4)
+    neighbours, weights = weighted.draw_pairs(ids, torch.Generator().manual_seed(0))
+    assert torch.equal(neighbours, NeighbourDraw(graphs, device=CPU).draw(ids, torch.Generator().manual_seed(0)))
+    assert weights.unique().numel() == 8
+    assert draw.draw_pairs(ids, torch.Generator()).weights is None
+
+
+def keep_some(draw: NeighbourDraw, n_tiles: int, kept: set[tuple[int, int]]) -> torch.Tensor:
+    anchors, others = draw.edges(0, n_tiles)
+    mask = torch.tensor([pair in kept for pair in zip(anchors.tolist(), others.tolist(), strict=True)])
+    draw.keep(mask)
+    return mask
+
+
+def test_only_kept_edges_are_drawn_along_and_all_alike(draw):
+    kept = {(4, 0), (4, 3), (4, 5), (4, 7), (8, 7)}
+    keep_some(draw, 13, kept)
+    counts = draws_of(draw, 4, 8000).bincount(minlength=13)
+    assert counts.nonzero()[:, 0].tolist() == [0, 3, 5, 7]
+    around = counts[counts > 0].double()
+    assert ((around - 2000).square() / 2000).sum() < 16.3  # chi-square, 3 degrees of freedom, p = 0.001
+    assert draws_of(draw, 8, 50).unique().tolist() == [7]
+    assert draws_of(draw, 7, 50).unique().tolist() == [7]  # kept from 4 to 7, not from 7 to 4
+    assert draws_of(draw, 12, 5).tolist() == [12] * 5
+
+
+def test_kept_edges_keep_their_weights(store_factory):
+    store = store_factory("c", rows=3, cols=3)
+    draw = NeighbourDraw([store.neighbours()], device=CPU, weights=[edge_weights(store)])
+    mask = torch.rand(draw.n_edges, generator=torch.Generator().manual_seed(3)) < 0.4
+    draw.keep(mask)
+    ids = torch.arange(9).repeat(60)
+    neighbours, weights = draw.draw_pairs(ids, torch.Generator().manual_seed(0))
+    alone = neighbours == ids
+    torch.testing.assert_close(weights, torch.where(alone, 1.0, (ids + neighbours / 100).float()))
+    anchors, others = draw.edges(0, 9)
+    drawn = {(a, b) for a, b in zip(ids.tolist(), neighbours.tolist(), strict=True) if a != b}
+    assert drawn == set(zip(anchors[mask].tolist(), others[mask].tolist(), strict=True))
+
+
+def test_what_is_kept_goes_through_a_checkpoint(draw, store_factory):
+    assert len(draw.state()) == 0
+    mask = keep_some(draw, 13, {(a, b) for a in range(9) for b in range(9) if (a + b) % 3})
+    assert 0 < mask.sum() < len(mask)
+    assert (draw.state().dtype, len(draw.state())) == (torch.uint8, -(-len(mask) // 8))
+    corners = np.isin(np.arange(9), [0, 2, 6, 8])
+    stores = [store_factory("c", rows=3, cols=3), store_factory("d", rows=3, cols=3, keep=corners)]
+    other = NeighbourDraw([store.neighbours() for store in stores], device=CPU)
+    other.restore(draw.state())
+    ids = torch.arange(13).repeat(30)
+    drawn = draw.draw(ids, torch.Generator().manual_seed(0))
+    assert torch.equal(other.draw(ids, torch.Generator().manual_seed(0)), drawn)
+    other.restore(torch.zeros(0, dtype=torch.uint8))
+    assert not torch.equal(other.draw(ids, torch.Generator().manual_seed(0)), drawn)
+
+
+def test_a_mask_of_another_index_is_refused(draw):
+    with pytest.raises(ValueError, match="must be 40"):
+        draw.keep(torch.ones(41, dtype=torch.bool))
+
+
 def test_a_store_without_an_index_is_refused(store_factory):
     with pytest.raises(NeighbourError, match="simtriplet index"):
         Cohort([store_factory(index=False)], neighbours="spatial")

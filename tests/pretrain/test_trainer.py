@@ -30,7 +30,10 @@ def test_a_run_leaves_settings_metrics_checkpoint_and_encoder(store_factory, mak
     lines = metrics_of(result.out)
     assert [line["step"] for line in lines] == list(range(1, 13)) == [report.step for report in reports]
     assert [line["epoch"] for line in lines] == [1] * 6 + [2] * 6
-    assert set(lines[0]) == {"step", "total_steps", "epoch", "loss", "terms", "lr", "z_std", "triplets_per_s"}
+    always = {"step", "total_steps", "epoch", "loss", "terms", "lr", "z_std", "triplets_per_s"}
+    assert set(lines[0]) == always | {"grad_norm", "skipped_steps", "data_wait_share"}
+    assert all(line["grad_norm"] > 0 and line["skipped_steps"] == 0 for line in lines)
+    assert all(0 <= line["data_wait_share"] < 1 for line in lines)
     assert lines[0]["loss"] == pytest.approx(lines[0]["terms"]["intra"] + lines[0]["terms"]["inter"], abs=1e-6)
     assert lines[0]["lr"] == pytest.approx(0.05 * 8 / 256 / 3)
     assert lines[-1]["loss"] == result.loss

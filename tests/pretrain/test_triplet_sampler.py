@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -43,6 +44,33 @@ def test_the_rows_are_anchor_anchor_neighbour(store_factory):
         assert other in graph.indices[graph.indptr[tile] : graph.indptr[tile + 1]]
     assert sampler.n_views == 3
     assert make().n_views == 2
+
+
+def test_weights_belong_to_the_neighbours_of_the_step(store_factory):
+    graph = store_factory().neighbours()
+    of_edge = np.random.default_rng(0).random(len(graph.indices)).astype(np.float32)
+    sampler = make(24, 5, neighbours=NeighbourDraw([graph], device=CPU, weights=[of_edge]))
+    for step in (0, 3, 4, 11, 2):
+        anchors, _, neighbours = sampler.ids(step)
+        expected = []
+        for anchor, neighbour in zip(anchors.tolist(), neighbours.tolist(), strict=True):
+            row = slice(graph.indptr[anchor], graph.indptr[anchor + 1])
+            expected.append(of_edge[row][graph.indices[row] == neighbour].item())
+        assert sampler.weights(step).tolist() == expected
+    assert make(24, 5, neighbours=NeighbourDraw([graph], device=CPU)).weights(3) is None
+    assert make().weights(0) is None
+
+
+def test_an_epoch_planned_ahead_is_planned_again_when_the_neighbours_change(store_factory):
+    graph = store_factory().neighbours()
+    draw = NeighbourDraw([graph], device=CPU)
+    sampler = make(24, 8, neighbours=draw)
+    ahead = sampler.ids(3)[2].clone()
+    anchors, others = draw.edges(0, 24)
+    draw.keep(others == others.new_zeros(24).scatter_reduce(0, anchors, others, "amax")[anchors])
+    largest = torch.from_numpy(graph.indices[graph.indptr[1:] - 1]).long()
+    assert torch.equal(sampler.ids(3)[2], largest[sampler.ids(3)[0]])
+    assert not torch.equal(sampler.ids(3)[2], ahead)
 
 
 def test_the_neighbour_changes_from_epoch_to_epoch(store_factory):

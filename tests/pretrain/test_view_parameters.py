@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from simtriplet.pretrain.settings import ViewSettings
-from simtriplet.pretrain.view_parameters import ViewParameters, draw_view_parameters
+from simtriplet.pretrain.view_parameters import ViewNumbers, ViewParameters, draw_view_parameters
 
 N = 20_000
 FOUR_SIGMA = 4 * math.sqrt(0.25 / N)
@@ -102,3 +102,33 @@ def test_a_crop_that_never_fits_is_the_whole_tile():
 def test_the_same_seed_draws_the_same():
     for one, other in zip(draw(ViewSettings(), 3), draw(ViewSettings(), 3), strict=True):
         assert torch.equal(one, other)
+
+
+def test_stain_jitter_is_drawn_as_often_as_asked_and_within_its_ranges():
+    drawn = draw(ViewSettings(stain_p=0.7, stain=0.2))
+    assert abs(drawn.stained.float().mean().item() - 0.7) < FOUR_SIGMA
+    for values, centre in ((drawn.stain_scale, 1), (drawn.stain_shift, 0)):
+        assert ((values.amin(0) - (centre - 0.2)).abs() < 0.001).all()
+        assert ((values.amax(0) - (centre + 0.2)).abs() < 0.001).all()
+        assert ((values.mean(0) - centre).abs() < 0.005).all()
+        assert abs(torch.corrcoef(values.T)[0, 1].item()) < 0.03
+
+
+def test_without_stain_jitter_the_generator_is_where_it_was_before_there_was_one():
+    """Numbers of the version that had none: a run begun with it goes on with the same views."""
+    generator = torch.Generator().manual_seed(3)
+    drawn = draw_view_parameters(2, tile_height=96, tile_width=96, settings=ViewSettings(), generator=generator)
+    assert not drawn.stained.any()
+    assert torch.equal(drawn.stain_scale, torch.ones(2, 3))
+    plain = torch.Generator().manual_seed(3)
+    torch.rand(2 * (10 + 10 + 1 + 3 + 1 + 1 + 2 + 2 + 1 + 3 + 1 + 1 + 1), generator=plain)
+    assert torch.rand(1, generator=generator) == torch.rand(1, generator=plain)
+
+
+def test_rows_are_the_same_parameters_as_plain_numbers(drawn):
+    assert ViewNumbers._fields == ViewParameters._fields
+    rows = drawn.rows()
+    assert len(rows) == N
+    for name, values in drawn._asdict().items():
+        assert torch.equal(torch.tensor([getattr(row, name) for row in rows]), values), name
+    assert [type(value) for value in rows[0][:5]] == [int, int, int, int, bool]

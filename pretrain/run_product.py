@@ -1,0 +1,51 @@
+"""What a run is made for: the encoder in the forms others load, and a card that says what it is."""
+
+from torch import nn
+
+from simtriplet.pretrain.cohort import Cohort
+from simtriplet.pretrain.encoder import EncoderInfo, load_encoder, package_versions, save_encoder
+from simtriplet.pretrain.export import EXPORTERS, write_timm_config
+from simtriplet.pretrain.model import TripletModel
+from simtriplet.pretrain.model_card import write_model_card
+from simtriplet.pretrain.result import PretrainResult
+from simtriplet.pretrain.run_folder import RunFolder
+from simtriplet.pretrain.settings import PretrainSettings
+
+__all__ = ["describe_encoder", "write_product"]
+
+
+def describe_encoder(settings: PretrainSettings, cohort: Cohort, model: TripletModel, *, steps: int) -> EncoderInfo:
+    """Return what the backbone of a run is after so many steps; the hash is known when its file is written."""
+    return EncoderInfo(
+        backbone=settings.model.backbone,
+        feature_dim=model.feature_dim,
+        image_size_px=settings.data.image_size_px,
+        mpp=cohort.numbering.mpp,
+        mean=settings.views.mean,
+        std=settings.views.std,
+        checkpoint_hash="",
+        patients=cohort.patients,
+        slides=cohort.slides,
+        objective=settings.objective.name,
+        steps=steps,
+        versions=package_versions(),
+    )
+
+
+def write_product(
+    folder: RunFolder, backbone: nn.Module, info: EncoderInfo, settings: PretrainSettings, result: PretrainResult
+) -> None:
+    """Write encoder.safetensors, encoder.json, config.json, README.md and the exports that are asked for.
+
+    Raises:
+        CheckpointError: if the disk is full or fails.
+        MissingDependencyError: if a form of export needs a package that is missing.
+    """
+    info = save_encoder(folder.path, backbone, info)
+    write_timm_config(folder.path, info)
+    write_model_card(folder, info, settings, result)
+    if settings.run.export:
+        encoder = load_encoder(folder.encoder)
+        for form in settings.run.export:
+            exporter = EXPORTERS[form]
+            exporter.write(encoder, folder.path / f"encoder{exporter.suffix}")
