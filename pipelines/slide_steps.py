@@ -6,8 +6,9 @@ from typing import Any
 
 from simtriplet.pipelines.batch import Outcome, tile_batch, write_summary
 from simtriplet.pipelines.console import print_table, progress_bar, say
-from simtriplet.wsi.errors import StoreError
+from simtriplet.wsi.errors import SettingsError, StoreError
 from simtriplet.wsi.settings import to_toml
+from simtriplet.wsi.slide import READERS
 from simtriplet.wsi.store import STORE_SUFFIX
 from simtriplet.wsi.survey import Room, estimate_batch, gigabytes, refuse_full_disk
 from simtriplet.wsi.tiling import Existing, SlideJob, TileRequest
@@ -50,6 +51,7 @@ def tile_slides(
     quiet: bool = False,
 ) -> list[Outcome]:
     """Tile slides, print the summary, and write `tile.toml` and `tile-summary.csv` beside the stores."""
+    _check_names(request)
     make_folder(out)
     one = len(jobs) == 1 and scheduler is None
     if not one:
@@ -78,6 +80,17 @@ def tile_slides(
     write_summary(out / "tile-summary.csv", outcomes)
     print_table("tiling", TILE_COLUMNS, [_tile_row(outcome) for outcome in outcomes])
     return outcomes
+
+
+def _check_names(request: TileRequest) -> None:
+    """Refuse what would fail on every slide alike before anything is written."""
+    import simtriplet.wsi.readers  # noqa: F401  (registers the readers; it imports slide libraries)
+
+    if request.reader != "auto":
+        READERS.get(request.reader)
+    mask = request.tissue.mask_path
+    if mask is not None and not mask.exists():
+        raise SettingsError(f"tissue mask '{mask}': does not exist; pass a picture, annotations, or a folder of them")
 
 
 def _tell_batch_room(jobs: Sequence[SlideJob], out: Path, request: TileRequest, existing: Existing) -> None:

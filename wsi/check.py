@@ -14,6 +14,8 @@ from simtriplet.wsi.store import SPATIAL, TABLE, NeighbourGraph, TileStore
 
 __all__ = ["check_store"]
 
+_MOST_RUNS = 10
+
 _REQUIRED = (
     "tiles/images",
     f"{TABLE}/obsm/{SPATIAL}",
@@ -104,7 +106,7 @@ def _check_table(store: TileStore) -> list[str]:
 def _check_tiles(
     store: TileStore, images: TileImages, column: str, progress: Callable[[int, int], None] | None
 ) -> list[str]:
-    problems = []
+    damaged: dict[str, list[int]] = {}
     expected = store.numbers(column)
     n_tiles = min(len(expected), len(images))
     scratch = np.empty((images.size_px, images.size_px, 3), np.uint8)
@@ -112,14 +114,24 @@ def _check_tiles(
         try:
             encoded = images.read_encoded(tile)
             if google_crc32c.value(encoded) != int(expected[tile]):
-                problems.append(f"tile {tile}: its bytes do not match their checksum")
+                damaged.setdefault("its bytes do not match their checksum", []).append(tile)
             elif images.codec.name != "none":
                 images.codec.decode(encoded, scratch)
         except (StoreError, ValueError) as error:
-            problems.append(f"tile {tile}: {error}")
+            damaged.setdefault(str(error), []).append(tile)
         if progress is not None and (tile % 256 == 255 or tile == n_tiles - 1):
             progress(tile + 1, n_tiles)
-    return problems
+    return [f"{_name_tiles(tiles)}: {reason}" for reason, tiles in damaged.items()]
+
+
+def _name_tiles(tiles: list[int]) -> str:
+    """Name tiles, ascending, as a person reads them: a lost shard is one range and not 64 lines."""
+    runs = np.split(tiles, np.flatnonzero(np.diff(tiles) > 1) + 1)
+    named = [f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
+    shown = ", ".join(named[:_MOST_RUNS]) + (
+        f" and {len(named) - _MOST_RUNS} more places" if len(named) > _MOST_RUNS else ""
+    )
+    return f"tile {shown}" if len(tiles) == 1 else f"{len(tiles)} tiles, {shown}"
 
 
 def _check_graph(store: TileStore, name: str) -> list[str]:

@@ -163,7 +163,14 @@ def plan_context(info: SlideInfo, slide_mpp: float, spec: TilingSpec, mpp: float
         ResolutionError: if the slide is coarser than `mpp` and upsampling was not asked for.
     """
     asked = replace(spec, mpp=mpp, level=None, stride_px=None, context_mpp=())
-    return replace(plan_tiles(info, slide_mpp, asked, slide_name=slide_name), n_rows=0, n_cols=0)
+    try:
+        plan = plan_tiles(info, slide_mpp, asked, slide_name=slide_name)
+    except ResolutionError as error:
+        raise ResolutionError(
+            f"slide '{slide_name}': its {slide_mpp:g} um per pixel are coarser than the context of {mpp:g}; "
+            "pass a coarser --context-mpp, or --upsample"
+        ) from error
+    return replace(plan, n_rows=0, n_cols=0)
 
 
 def centred_level_xy(plan: TilePlan, base_centres: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:

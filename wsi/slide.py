@@ -213,7 +213,8 @@ def open_slide(path: str | Path, *, reader: str = "auto") -> SlideReader:
         log.debug("slide %s: read with %s", path.name, name)
         return opened
     raise refusal or SlideOpenError(
-        f"slide '{path}': is not a slide that OpenSlide or TiffSlide can read; check the file"
+        f"slide '{path}': is not a slide that OpenSlide or TiffSlide can read; check the file, or convert a plain picture "
+        "to a tiled pyramid (vips tiffsave --tile --pyramid)"
     )
 
 

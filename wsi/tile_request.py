@@ -1,5 +1,6 @@
 """What is asked of the tiling stage: the slide, and everything that shapes its store."""
 
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +98,8 @@ class SlideJob:
                 f"slide id {self.slide_id!r}: must be letters, digits, blanks and ._()+- and start with a letter or digit; "
                 "give it another id in a manifest"
             )
+        if self.slide_mpp is not None and not 0 < self.slide_mpp < math.inf:
+            raise SettingsError(f"slide_mpp {self.slide_mpp}: must be a positive number of micrometres; correct it")
 
 
 def slide_id_of(path: Path) -> str:

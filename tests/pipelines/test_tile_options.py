@@ -40,7 +40,7 @@ def test_native_tiles(program: Run, failure: Failure, slide: Path, tmp_path: Pat
             expected = reader.read(0, (x, y), (store.size_px, store.size_px))
             assert np.array_equal(store.images.read(np.array([place]))[0], expected)
     line = failure(
-        program("tile", slide, "--out", tmp_path / "no", "--grid", "native", "--mpp", 0.7, "--size", 64, status=1)
+        program("tile", slide, "--out", tmp_path / "no", "--grid", "native", "--mpp", 0.7, status=1)
     )
     assert "--grid mpp" in line
     assert find_stores([tmp_path / "native"])
@@ -205,3 +205,25 @@ def test_a_column_that_is_nearly_known_is_a_mistake(
 def test_a_slide_smaller_than_a_tile_is_told_so(program: Run, failure: Failure, slide: Path, tmp_path: Path) -> None:
     line = failure(program("tile", slide, "--out", tmp_path / "o", "--mpp", 1, "--size", 4096, status=1))
     assert "is smaller than one tile of 4096 px" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        (("--reader", "fast"), "known are"),
+        (("--tissue", "mask:gone.png"), "does not exist"),
+        (("--slide-mpp", "0"), "must be a positive number"),
+        (("--slide-mpp", "nan"), "must be a positive number"),
+        (("--overlap", "-8"), "overlap -8"),
+    ],
+)
+def test_what_would_fail_on_every_slide_is_refused_before_anything_is_written(
+    program: Run, failure: Failure, slide: Path, tmp_path: Path, options: tuple[str, ...], hint: str
+) -> None:
+    assert hint in failure(program("tile", slide, "--out", tmp_path / "o", *options, status=1))
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_context_finer_than_the_slide_is_named(program: Run, failure: Failure, slide: Path, tmp_path: Path) -> None:
+    line = failure(program("tile", slide, "--out", tmp_path / "o", "--context-mpp", 0.1, status=1))
+    assert "--context-mpp" in line

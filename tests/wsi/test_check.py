@@ -133,6 +133,13 @@ def test_the_damaged_tile_is_named(store_factory: StoreFactory) -> None:
     assert check_store(store.path) == ["tile 6: its bytes do not match their checksum"]
 
 
+def test_a_lost_shard_is_one_line(store_factory: StoreFactory) -> None:
+    store = store_factory(rows=10, cols=13)
+    (store.path / "tiles/images/c.1.0.0.0").unlink()
+    (problem,) = check_store(store.path)
+    assert problem.startswith("64 tiles, 64-127: shard")
+
+
 def test_the_damaged_array_is_named(store_factory: StoreFactory) -> None:
     store = store_factory()
     chunk = store.path / TABLE / "obs/row/c/0"

@@ -93,9 +93,13 @@ def test_a_slide_without_resolution_and_with_background(shared_data: Path, tmp_p
     assert store.images.read(np.arange(len(store))).mean() < store.thumbnail().mean()
 
 
+NO_SLIDE = (
+    "is not a slide that OpenSlide or TiffSlide can read; check the file, or convert a plain picture to a tiled pyramid "
+    "(vips tiffsave --tile --pyramid)"
+)
 ODD = {
-    "corrupt.png": "is not a slide that OpenSlide or TiffSlide can read; check the file",
-    "not-a-slide.dcm": "is not a slide that OpenSlide or TiffSlide can read; check the file",
+    "corrupt.png": NO_SLIDE,
+    "not-a-slide.dcm": NO_SLIDE,
     "uint16.tif": "pixels are 1 x uint16, not 8-bit RGB; convert it to RGB",
     "untiled-rgb.tif": "is stored in strips, not in tiles; convert it to a tiled pyramid (vips tiffsave --tile --pyramid)",
     "no-resolution.tif": "has no mpp in its file; pass --slide-mpp",

@@ -93,7 +93,7 @@ def test_estimate_is_near_the_truth(slide: Path, tmp_path: Path) -> None:
             room = estimate_room(survey_slide(reader, SlideJob(slide, "s"), request), request)
         store = tile(slide, tmp_path / codec, request)
         stored = sum(file.stat().st_size for file in (store.path / "tiles").rglob("*") if file.is_file())
-        assert abs(room.chosen - (4 << 20) - stored) <= slack * stored
+        assert abs(room.chosen - (2 << 20) - stored) <= slack * stored
         assert room.jpeg < room.chosen or codec == "jpeg"
 
 
