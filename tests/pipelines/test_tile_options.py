@@ -39,9 +39,7 @@ def test_native_tiles(program: Run, failure: Failure, slide: Path, tmp_path: Pat
         for place, (x, y) in enumerate(store.base_xy().tolist()):
             expected = reader.read(0, (x, y), (store.size_px, store.size_px))
             assert np.array_equal(store.images.read(np.array([place]))[0], expected)
-    line = failure(
-        program("tile", slide, "--out", tmp_path / "no", "--grid", "native", "--mpp", 0.7, status=1)
-    )
+    line = failure(program("tile", slide, "--out", tmp_path / "no", "--grid", "native", "--mpp", 0.7, status=1))
     assert "--grid mpp" in line
     assert find_stores([tmp_path / "native"])
 
