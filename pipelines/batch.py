@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,7 @@ def _tile_on_dask(
 
     # read when distributed is imported, here and in its workers; a worker's failure is told by the outcome it leads to
     dask.config.set({"logging": {"distributed": "critical", "distributed.client": "critical", "bokeh": "critical"}})
+    os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")  # a worker process reads this before anything else
     import distributed
 
     threads = max(1, usable_cores() // max(1, workers)) if scheduler is None else None

@@ -35,7 +35,7 @@ def test_rules_gates_and_names(program: Run, stores: Path, cohort: Path) -> None
     annotations = cohort.parent / "annotations"
     program("index", stores, "--name", "gated", "--annotations", annotations)
     for store in open_stores([stores]):
-        assert store.neighbour_names() == ["gated", "near", "ring", "six", "spatial"]
+        assert {"gated", "near", "ring", "six", "spatial"} <= set(store.neighbour_names())  # side by side with others
         spatial, near, ring, gated = (store.neighbours(name) for name in ("spatial", "near", "ring", "gated"))
         assert spatial.distances_um.min() == pytest.approx(64.0), "the first ring that does not overlap"
         assert near.distances_um.max() == pytest.approx(32.0)
