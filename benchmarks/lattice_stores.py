@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
 from simtriplet.wsi.geometry import morton_order
 from simtriplet.wsi.store import FORMAT_VERSION, SCHEMA
-from simtriplet.wsi.table import write_array, write_dict
+from simtriplet.wsi.zarr_files import write_group, write_mapping
 
 SIZE_PX, MPP, BAND_ROWS = 224, 0.5, 512
+_ANNDATA = {"encoding-type": "anndata", "encoding-version": "0.1.0"}
 
 
 def lattice_cells(n_tiles: int, *, seed: int = 0) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
@@ -30,15 +30,12 @@ def make_store(path: Path, n_tiles: int, *, seed: int = 0) -> None:
     shutil.rmtree(path, ignore_errors=True)
     row, col = lattice_cells(n_tiles, seed=seed)
     centres = np.column_stack([col, row]) * float(SIZE_PX) + SIZE_PX / 2
-    root = zarr.open_group(path, mode="w", zarr_format=3)
-    table = root.create_group("tables/tiles", attributes={"encoding-type": "anndata", "encoding-version": "0.1.0"})
+    path.mkdir(parents=True)
+    table = write_group(write_group(path / "tables", {}) / "tiles", _ANNDATA)
     columns = {"row": row, "col": col, "tissue_id": row // BAND_ROWS, "tissue_fraction": np.ones(n_tiles, np.float32)}
-    frame = write_dict(table, "obs", columns)
-    frame.attrs["column-order"] = list(columns)
-    write_array(write_dict(table, "obsm", {}), "spatial", centres)
-    for empty in ("obsp", "uns"):
-        write_dict(table, empty, {})
-    root.attrs["simtriplet"] = {
+    for name, values in {"obs": columns, "obsm": {"spatial": centres}, "obsp": {}, "uns": {}}.items():
+        write_mapping(table / name, values)
+    record = {
         "schema": SCHEMA,
         "version": FORMAT_VERSION,
         "state": "complete",
@@ -47,3 +44,4 @@ def make_store(path: Path, n_tiles: int, *, seed: int = 0) -> None:
         "slide": {"id": path.name.partition(".")[0], "mpp": MPP},
         "tiling": {"mpp": MPP, "size_px": SIZE_PX, "stride_px": SIZE_PX},
     }
+    write_group(path, {"simtriplet": record})

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
 from simtriplet.evaluate.atomic_output import replace_folder
 from simtriplet.wsi.errors import SettingsError, StoreError
 from simtriplet.wsi.store import PARTIAL_SUFFIX, TABLE, TileStore
-from simtriplet.wsi.table import write_array
+from simtriplet.wsi.zarr_files import write_array, write_group
 
 __all__ = ["check_feature_name", "write_features"]
 
@@ -56,8 +55,8 @@ def write_features(
     scratch = table / f"{key}{PARTIAL_SUFFIX}"
     try:
         shutil.rmtree(scratch, ignore_errors=True)
-        group = zarr.open_group(scratch, mode="w", zarr_format=3)
-        write_array(group, key, features.astype(np.float32), tiles_id=store.attributes["tiles_id"], **attributes)
+        record = {"tiles_id": store.attributes["tiles_id"], **attributes}
+        write_array(write_group(scratch, {}) / key, features.astype(np.float32), record)
         replace_folder(scratch / key, table / "obsm" / key)
     except OSError as error:
         raise StoreError(

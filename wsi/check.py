@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import zarr
 
+from simtriplet.wsi.checksum import crc32c
 from simtriplet.wsi.errors import NeighbourError, StoreError
 from simtriplet.wsi.images import IMAGES, TileImages, checksum_column, context_name
 from simtriplet.wsi.store import SPATIAL, TABLE, NeighbourGraph, TileStore
@@ -113,7 +113,7 @@ def _check_tiles(
     for tile in range(n_tiles):
         try:
             encoded = images.read_encoded(tile)
-            if google_crc32c.value(encoded) != int(expected[tile]):
+            if crc32c(encoded) != int(expected[tile]):
                 damaged.setdefault("its bytes do not match their checksum", []).append(tile)
             elif images.codec.name != "none":
                 images.codec.decode(encoded, scratch)

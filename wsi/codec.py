@@ -1,11 +1,14 @@
 """How one tile's pixels become the bytes of one chunk: none (raw), zstd or jpeg."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from simtriplet.wsi.errors import MissingDependencyError, StoreError
+from simtriplet.wsi.errors import StoreError
+from simtriplet.wsi.jpeg_decoding import decode_jpeg, imagecodecs_package
+from simtriplet.wsi.packed_chunks import PackedChunks
 from simtriplet.wsi.registry import Registry
 
 __all__ = ["CODECS", "CodecName", "TileCodec", "codec_from_metadata", "make_codec"]
@@ -27,6 +30,9 @@ class TileCodec(Protocol):
     def encode(self, tile: Pixels) -> Encoded:
         """Return the chunk bytes of a C-contiguous (s, s, 3) uint8 RGB tile."""
 
+    def encode_stack(self, tiles: Pixels) -> Sequence[Encoded]:
+        """Return the chunk bytes of each of (k, s, s, 3) tiles; they may share the tiles' memory."""
+
     def decode(self, data: bytes, out: Pixels) -> None:
         """Decode chunk bytes into `out`, (s, s, 3) uint8.
 
@@ -47,6 +53,10 @@ class NoneCodec:
         """See TileCodec."""
         return np.ascontiguousarray(tile).data.cast("B")
 
+    def encode_stack(self, tiles: Pixels) -> Sequence[Encoded]:
+        """See TileCodec."""
+        return PackedChunks.of_stack(np.ascontiguousarray(tiles))
+
     def decode(self, data: bytes, out: Pixels) -> None:
         """See TileCodec."""
         out[...] = np.frombuffer(data, np.uint8).reshape(out.shape)
@@ -66,6 +76,10 @@ class ZstdCodec:
         import numcodecs.zstd
 
         return cast(bytes, numcodecs.zstd.compress(np.ascontiguousarray(tile), ZSTD_LEVEL))
+
+    def encode_stack(self, tiles: Pixels) -> Sequence[Encoded]:
+        """See TileCodec."""
+        return [self.encode(tile) for tile in tiles]
 
     def decode(self, data: bytes, out: Pixels) -> None:
         """See TileCodec."""
@@ -96,30 +110,19 @@ class JpegCodec:
 
     def encode(self, tile: Pixels) -> Encoded:
         """See TileCodec."""
-        return cast(bytes, _imagecodecs().jpeg8_encode(np.ascontiguousarray(tile), level=self.quality or 90))
+        return cast(bytes, imagecodecs_package().jpeg8_encode(np.ascontiguousarray(tile), level=self.quality or 90))
+
+    def encode_stack(self, tiles: Pixels) -> Sequence[Encoded]:
+        """See TileCodec."""
+        return [self.encode(tile) for tile in tiles]
 
     def decode(self, data: bytes, out: Pixels) -> None:
         """See TileCodec."""
-        imagecodecs = _imagecodecs()
-        try:
-            pixels = imagecodecs.jpeg8_decode(data)
-        except imagecodecs.Jpeg8Error as error:
-            raise ValueError(str(error)) from error
-        if pixels.shape != out.shape:
-            raise ValueError(f"the JPEG holds {pixels.shape}, not {out.shape}")
-        out[...] = pixels
+        decode_jpeg(data, out)
 
     def zarr_codecs(self) -> list[dict[str, Any]]:
         """See TileCodec."""
         return [{"name": JPEG_ZARR_NAME, "configuration": {} if self.quality is None else {"quality": self.quality}}]
-
-
-def _imagecodecs() -> Any:
-    try:
-        import imagecodecs
-    except ImportError as error:
-        raise MissingDependencyError("codec 'jpeg': needs the package imagecodecs; pip install imagecodecs") from error
-    return imagecodecs
 
 
 CODECS: Registry[type[Any]] = Registry("tile codec")

@@ -1,6 +1,7 @@
 """The colour of a slide's glass, and the slide as it would look on white glass."""
 
 import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,17 +30,30 @@ def find_glass_colour(pixels: Pixels) -> npt.NDArray[np.float64] | None:
     step = max(1, math.isqrt(pixels.shape[0] * pixels.shape[1] // _SAMPLE_PX))
     pixels = np.ascontiguousarray(pixels[::step, ::step])
     light = np.minimum(np.minimum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
-    brightest = int(np.quantile(light, 0.99))
+    counts = _count(light, 0)
+    brightest = _quantile(counts, 0.99)
     # pixels of pure white are what a scanner leaves out, or beyond the slide: the glass is what comes next to it
-    inner = light[light < min(250, int(pixels.max()))]
-    if brightest >= 250 and len(inner) > light.size // 10:
-        brightest = int(np.quantile(inner, 0.99))
-    colour = np.median(pixels[(light >= brightest - 8) & (light <= brightest + 2)].reshape(-1, 3), axis=0)
+    inner = counts[: min(250, int(pixels.max()))]
+    if brightest >= 250 and inner.sum() > light.size // 10:
+        brightest = _quantile(inner, 0.99)
+    glass = ((light >= brightest - 8) & (light <= brightest + 2)).astype(np.uint8)
+    colour = np.array([_quantile(_count(pixels, channel, glass), 0.5) for channel in range(3)])
     tint = float(colour.max() - colour.min())
     is_pink = bool(colour[1] < min(colour[0], colour[2]))
     if colour.max() < _MIN_LIGHT or tint > (_MAX_PINK_TINT if is_pink else _MAX_TINT):
         return None
     return np.asarray(colour, np.float64)
+
+
+def _count(pixels: npt.NDArray[np.uint8], channel: int, mask: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[Any]:
+    """Return (256,) how often each value occurs in a channel, where the mask is set."""
+    return np.asarray(cv2.calcHist([pixels], [channel], mask, [256], [0, 256])).ravel()
+
+
+def _quantile(counts: npt.NDArray[Any], share: float) -> int:
+    """Return the least value that a share of the values does not exceed, by how often each value occurs."""
+    ends = counts.cumsum()
+    return int(np.searchsorted(ends, share * ends[-1])) if len(ends) else 0
 
 
 def balance_glass(pixels: Pixels) -> Pixels:

@@ -6,14 +6,19 @@ says whether the colours are RGB or YCbCr, behind the start-of-image marker.
 """
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
+
 from simtriplet.wsi.errors import SettingsError, SlideReadError
 from simtriplet.wsi.geometry import TilingSpec
+from simtriplet.wsi.packed_chunks import PackedChunks
 from simtriplet.wsi.slide import SlideReader
 
-__all__ = ["NativeTiles", "native_spec", "native_tiles", "standalone_jpeg"]
+__all__ = ["NativeTiles", "TiffNativeTiles", "jpeg_head", "native_spec", "native_tiles"]
 
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
 _ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
@@ -31,8 +36,15 @@ class NativeTiles(Protocol):
     size_px: int
     n_cols: int
 
-    def read(self, row: int, col: int) -> bytes:
-        """Return one native tile as a self-contained JPEG file.
+    def read(
+        self, rows: Sequence[int], cols: Sequence[int], memory: Callable[[int], npt.NDArray[np.uint8]]
+    ) -> PackedChunks:
+        """Return native tiles, each a self-contained JPEG file.
+
+        Args:
+            rows: (k,) native row of each.
+            cols: (k,) native column of each.
+            memory: gives (b,) uint8 memory for them.
 
         Raises:
             SlideReadError: if its bytes are missing or no JPEG.
@@ -70,22 +82,16 @@ def native_spec(spec: TilingSpec, level: int, size_px: int) -> TilingSpec:
     return replace(spec, level=level, size_px=size_px, stride_px=size_px, edge="inside")
 
 
-def standalone_jpeg(data: bytes, tables: bytes | None, *, is_rgb: bool) -> bytes:
-    """Make a whole JPEG file of an abbreviated stream.
+def jpeg_head(tables: bytes | None, *, is_rgb: bool) -> bytes:
+    """Return what stands before a self-contained JPEG file's frame: start of image, Adobe marker, tables.
 
     Args:
-        data: the tile's stream, from SOI to EOI.
         tables: the content of JPEGTables (SOI, tables, EOI), or None where the stream holds its own.
         is_rgb: the components are R, G, B, not Y, Cb, Cr.
-
-    Raises:
-        ValueError: if the stream is no JPEG.
     """
-    if data[:2] != _SOI:
-        raise ValueError("the tile is no JPEG stream")
     marker = _ADOBE_RGB if is_rgb else _ADOBE_YCBCR
     inner = tables[2:-2] if tables and tables[:2] == _SOI and tables[-2:] == _EOI else b""
-    return b"".join((_SOI, marker, inner, data[2:]))
+    return b"".join((_SOI, marker, inner))
 
 
 class TiffNativeTiles:
@@ -97,7 +103,7 @@ class TiffNativeTiles:
         offsets: bytes from the start of the file to each tile.
         sizes: bytes of each tile.
         tables: the level's JPEGTables.
-        is_rgb: see standalone_jpeg.
+        is_rgb: see jpeg_head.
         size_px: side of a tile.
         n_cols: tiles a row.
     """
@@ -116,18 +122,31 @@ class TiffNativeTiles:
     ) -> None:
         self._file, self._name = file, name
         self._offsets, self._sizes = offsets, sizes
-        self._tables, self._is_rgb = tables, is_rgb
+        self._head = jpeg_head(tables, is_rgb=is_rgb)
         self.size_px, self.n_cols = size_px, n_cols
 
-    def read(self, row: int, col: int) -> bytes:
-        """See NativeTiles."""
-        number = row * self.n_cols + col
-        data = os.pread(self._file, self._sizes[number], self._offsets[number])
-        try:
-            if len(data) != self._sizes[number]:
-                raise ValueError("the file ends before the tile does")
-            return standalone_jpeg(data, self._tables, is_rgb=self._is_rgb)
-        except ValueError as error:
-            raise SlideReadError(
-                f"slide '{self._name}': native tile ({col}, {row}) cannot be copied ({error}); the file is damaged"
-            ) from error
+    def read(
+        self, rows: Sequence[int], cols: Sequence[int], memory: Callable[[int], npt.NDArray[np.uint8]]
+    ) -> PackedChunks:
+        """See NativeTiles; each stream is read to where its chunk will lie, then the head is laid over its start."""
+        head, more = self._head, len(self._head) - len(_SOI)
+        numbers = [row * self.n_cols + col for row, col in zip(rows, cols, strict=True)]
+        sizes = np.array([self._sizes[number] + more for number in numbers], np.int64)
+        found = memory(int(sizes.sum()))
+        view = found.data
+        start = 0
+        for number, size in zip(numbers, sizes.tolist(), strict=True):
+            begin, end = start + more, start + size
+            if os.preadv(self._file, [view[begin:end]], self._offsets[number]) != end - begin:
+                raise self._damaged(number, "the file ends before the tile does")
+            if view[begin : begin + len(_SOI)] != _SOI:
+                raise self._damaged(number, "the tile is no JPEG stream")
+            view[start : start + len(head)] = head
+            start = end
+        return PackedChunks(found, sizes)
+
+    def _damaged(self, number: int, what: str) -> SlideReadError:
+        row, col = divmod(number, self.n_cols)
+        return SlideReadError(
+            f"slide '{self._name}': native tile ({col}, {row}) cannot be copied ({what}); the file is damaged"
+        )

@@ -26,7 +26,7 @@ DEFAULT_FOLD_LIMIT = 0.3
 """Saturation minus value above which tissue counts as folded, where the slide's own stain is not known."""
 
 _COLOUR_PX = 32
-_SAMPLE_PX = 400_000
+_SAMPLE_PX = 100_000
 _SHARPNESS_FLOOR = 100.0
 _FOLD_SPREAD, _MIN_FOLD_MARGIN = 0.75, 0.2
 
@@ -70,9 +70,10 @@ def find_fold_limit(pixels: Pixels, tissue: npt.NDArray[np.bool_]) -> float:
     found = pixels[::step, ::step][tissue[::step, ::step]]
     if not len(found):
         return DEFAULT_FOLD_LIMIT
-    largest, smallest = found.max(axis=1).astype(np.float64), found.min(axis=1).astype(np.float64)
+    largest, smallest = _extremes(found)
     depth = 1 - smallest / np.maximum(largest, 1) - largest / 255
-    median, high = np.quantile(depth, (0.5, 0.9)).tolist()
+    depth.sort()
+    median, high = (float(depth[int(share * (len(depth) - 1))]) for share in (0.5, 0.9))
     limit = high + _FOLD_SPREAD * (high - median)
     return float(np.clip(max(limit, median + _MIN_FOLD_MARGIN), -0.2, 0.5))
 

@@ -10,12 +10,13 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from simtriplet.wsi.direct_write import join_buffers, write_direct
+from simtriplet.wsi.checksum import crc32c
+from simtriplet.wsi.direct_write import write_direct
 from simtriplet.wsi.errors import StoreError
+from simtriplet.wsi.packed_chunks import PackedChunks
 
 __all__ = ["MISSING", "ShardIndex", "read_shard_index", "write_shard"]
 
@@ -42,20 +43,23 @@ def write_shard(path: Path, chunks: Sequence[Buffer], *, chunks_per_shard: int) 
         OSError: if the disk is full or the folder cannot be written.
     """
     index = np.full((chunks_per_shard, 2), MISSING, dtype="<u8")
-    sizes = np.array([memoryview(chunk).nbytes for chunk in chunks], dtype="<u8")
+    sizes = chunks.sizes if isinstance(chunks, PackedChunks) else _sizes(chunks)
     index[: len(chunks), 1] = sizes
     index[: len(chunks), 0] = np.cumsum(sizes) - sizes
     table = index.tobytes()
-    end = table + struct.pack("<I", google_crc32c.value(table))
+    end = table + struct.pack("<I", crc32c(table))
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     try:
-        body = join_buffers(chunks)
-        if body is None:
+        if not isinstance(chunks, PackedChunks):
             return _write_all(file, [*chunks, end])
-        done = os.lseek(file, write_direct(path, body), os.SEEK_SET)
-        return done + _write_all(file, [body[done:], end])
+        done = os.lseek(file, write_direct(path, chunks.memory), os.SEEK_SET)
+        return done + _write_all(file, [chunks.memory[done:].data, end])
     finally:
         os.close(file)
+
+
+def _sizes(chunks: Sequence[Buffer]) -> npt.NDArray[np.int64]:
+    return np.array([memoryview(chunk).nbytes for chunk in chunks], dtype=np.int64)
 
 
 def _write_all(file: int, buffers: Sequence[Buffer]) -> int:
@@ -104,7 +108,7 @@ def read_shard_index(file: int, *, chunks_per_shard: int, name: str) -> ShardInd
         raise StoreError(f"shard '{name}': is cut short at {size} bytes; tile the slide again with --existing replace")
     raw = os.pread(file, length, size - length)
     table, checksum = raw[:-4], struct.unpack("<I", raw[-4:])[0]
-    if google_crc32c.value(table) != checksum:
+    if crc32c(table) != checksum:
         raise StoreError(f"shard '{name}': its index is damaged; tile the slide again with --existing replace")
     index = ShardIndex(np.frombuffer(table, dtype="<u8").astype(np.uint64).reshape(-1, 2))
     stored = index.offsets != MISSING

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
-import zarr
 
+from simtriplet.wsi.checksum import crc32c
 from simtriplet.wsi.codec import Encoded, TileCodec
 from simtriplet.wsi.errors import StoreError
 from simtriplet.wsi.images import (
@@ -28,8 +27,9 @@ from simtriplet.wsi.images import (
     write_image_shard,
 )
 from simtriplet.wsi.store import FORMAT_VERSION, PARTIAL_SUFFIX, SCHEMA, SPATIAL, TABLE, TileStore
-from simtriplet.wsi.table import Categorical, write_array, write_table
+from simtriplet.wsi.table import Categorical, write_table
 from simtriplet.wsi.thumbnail import write_thumbnail
+from simtriplet.wsi.zarr_files import write_array, write_group
 
 if TYPE_CHECKING:
     import shapely
@@ -146,7 +146,7 @@ class StoreWriter:
         """
         try:
             for name, chunks in encoded.items():
-                self._checksums[name][shard] = np.array([_crc32c(chunk) for chunk in chunks], dtype=np.uint32)
+                self._checksums[name][shard] = np.array([crc32c(chunk) for chunk in chunks], dtype=np.uint32)
                 self._sizes[name, shard] = write_image_shard(self._array(name), shard, chunks)
         except OSError as error:
             raise StoreError(
@@ -178,9 +178,8 @@ class StoreWriter:
             StoreError: if the disk is full or fails.
         """
         try:
-            root = zarr.open_group(self.partial, mode="a")
-            write_thumbnail(root.require_group("images"), thumbnail, tissue_mask, um_per_px=um_per_px)
-            _write_regions(root.create_group("tissue"), regions)
+            write_thumbnail(write_group(self.partial / "images", {}), thumbnail, tissue_mask, um_per_px=um_per_px)
+            _write_regions(write_group(self.partial / "tissue", {}), regions)
         except OSError as error:
             raise StoreError(
                 f"output '{self.path}': cannot be written ({error.strerror}); free space and tile again"
@@ -201,10 +200,10 @@ class StoreWriter:
         try:
             for name in self.arrays:
                 write_image_metadata(self._array(name), n_tiles=n_tiles, size_px=self.size_px, codec=self.codec)
-            root = zarr.open_group(self.partial, mode="a")
-            root.require_group("tiles")
-            _write_contents(root, contents, checksums)
-            _set_attributes(root, contents, n_tiles=n_tiles, codec=self.codec)
+            write_group(self.partial / "tiles", {})
+            _write_contents(self.partial, contents, checksums)
+            # the state comes last: without it nothing opens the store
+            write_group(self.partial, _attributes(contents, n_tiles=n_tiles, codec=self.codec))
             _fsync_tree(self.partial)
             _replace_folder(self.partial, self.path)
         except OSError as error:
@@ -241,11 +240,7 @@ def _lock_folder(folder: Path) -> int | None:
     return file
 
 
-def _crc32c(chunk: bytes | memoryview) -> int:
-    return int(google_crc32c.value(bytes(chunk)))
-
-
-def _write_contents(root: zarr.Group, contents: StoreContents, checksums: Mapping[str, npt.NDArray[np.uint32]]) -> None:
+def _write_contents(root: Path, contents: StoreContents, checksums: Mapping[str, npt.NDArray[np.uint32]]) -> None:
     half = contents.tiling["size_px"] * contents.tiling["mpp"] / contents.slide["mpp"] / 2
     obs: dict[str, npt.NDArray[Any] | Categorical] = {
         "x": contents.base_xy[:, 0].astype(np.int64),
@@ -261,8 +256,7 @@ def _write_contents(root: zarr.Group, contents: StoreContents, checksums: Mappin
         obs["label"] = contents.label
     names = [f"r{r}_c{c}" for r, c in zip(contents.row.tolist(), contents.col.tolist(), strict=True)]
     write_table(
-        root.require_group("tables"),
-        "tiles",
+        write_group(root / "tables", {}) / "tiles",
         index=np.array(names, dtype=object),
         obs=obs,
         obsm={SPATIAL: contents.base_xy.astype(np.float64) + half},
@@ -270,7 +264,7 @@ def _write_contents(root: zarr.Group, contents: StoreContents, checksums: Mappin
     )
 
 
-def _write_regions(group: zarr.Group, regions: "Sequence[shapely.Polygon | shapely.MultiPolygon]") -> None:
+def _write_regions(group: Path, regions: "Sequence[shapely.Polygon | shapely.MultiPolygon]") -> None:
     """Store polygons as ragged arrays: xy of all rings, and where each ring, polygon and region ends."""
     rings: list[npt.NDArray[np.float64]] = []
     polygon_ends, region_ends = [0], [0]
@@ -281,14 +275,14 @@ def _write_regions(group: zarr.Group, regions: "Sequence[shapely.Polygon | shape
             polygon_ends.append(len(rings))
         region_ends.append(len(polygon_ends) - 1)
     ring_ends = np.cumsum([0, *(len(ring) for ring in rings)])
-    write_array(group, "xy", np.concatenate([np.zeros((0, 2)), *rings]))
-    write_array(group, "ring_offsets", ring_ends.astype(np.int64))
-    write_array(group, "polygon_offsets", np.array(polygon_ends, dtype=np.int64))
-    write_array(group, "region_offsets", np.array(region_ends, dtype=np.int64))
+    write_array(group / "xy", np.concatenate([np.zeros((0, 2)), *rings]))
+    write_array(group / "ring_offsets", ring_ends.astype(np.int64))
+    write_array(group / "polygon_offsets", np.array(polygon_ends, dtype=np.int64))
+    write_array(group / "region_offsets", np.array(region_ends, dtype=np.int64))
 
 
-def _set_attributes(root: zarr.Group, contents: StoreContents, *, n_tiles: int, codec: TileCodec) -> None:
-    root.attrs["simtriplet"] = {
+def _attributes(contents: StoreContents, *, n_tiles: int, codec: TileCodec) -> dict[str, Any]:
+    record = {
         "schema": SCHEMA,
         "version": FORMAT_VERSION,
         "tiles_id": uuid.uuid4().hex,
@@ -304,6 +298,7 @@ def _set_attributes(root: zarr.Group, contents: StoreContents, *, n_tiles: int, 
         },
         "state": "complete",
     }
+    return {"simtriplet": record}
 
 
 def library_versions() -> dict[str, str]:

@@ -1,19 +1,24 @@
 """The thumbnail and its tissue label image as OME-Zarr 0.5 (https://ngff.openmicroscopy.org/0.5/)."""
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
-from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from simtriplet.wsi.zarr_files import write_array, write_group
 
 __all__ = ["write_thumbnail"]
 
 _CHUNK_PX = 1024
+_VERSION = {"version": "0.5"}
+_SPACE = {"type": "space", "unit": "micrometer"}
+_AXES = {"y": {"name": "y", **_SPACE}, "x": {"name": "x", **_SPACE}, "c": {"name": "c", "type": "channel"}}
 
 
 def write_thumbnail(
-    images: zarr.Group, thumbnail: npt.NDArray[np.uint8], tissue_mask: npt.NDArray[np.uint16], *, um_per_px: float
+    images: Path, thumbnail: npt.NDArray[np.uint8], tissue_mask: npt.NDArray[np.uint16], *, um_per_px: float
 ) -> None:
     """Write `thumbnail` (y, x, c) and its label image `labels/tissue` (y, x).
 
@@ -23,41 +28,19 @@ def write_thumbnail(
         tissue_mask: (h, w) uint16, region number plus one, 0 outside tissue.
         um_per_px: micrometres per thumbnail pixel.
     """
-    group = images.create_group("thumbnail")
-    _write_image(group, thumbnail, "thumbnail", um_per_px, ("y", "x", "c"))
-    labels = group.create_group("labels", attributes={"ome": {"version": "0.5", "labels": ["tissue"]}})
-    _write_image(labels.create_group("tissue"), tissue_mask, "tissue", um_per_px, ("y", "x"))
+    group = images / "thumbnail"
+    _write_image(group, thumbnail, "thumbnail", um_per_px, ("y", "x", "c"), {})
+    labels = write_group(group / "labels", {"ome": {**_VERSION, "labels": ["tissue"]}})
+    source = {"image-label": {**_VERSION, "source": {"image": "../../"}}}
+    _write_image(labels / "tissue", tissue_mask, "tissue", um_per_px, ("y", "x"), source)
 
 
 def _write_image(
-    group: zarr.Group, pixels: npt.NDArray[Any], name: str, um_per_px: float, axes: tuple[str, ...]
+    path: Path, pixels: npt.NDArray[Any], name: str, um_per_px: float, axes: Sequence[str], more: Mapping[str, Any]
 ) -> None:
-    kinds = {
-        "y": {"name": "y", "type": "space", "unit": "micrometer"},
-        "x": {"name": "x", "type": "space", "unit": "micrometer"},
-    }
-    scale = [um_per_px if axis in kinds else 1.0 for axis in axes]
-    transformations = [{"type": "scale", "scale": scale}]
-    ome: dict[str, Any] = {
-        "version": "0.5",
-        "multiscales": [
-            {
-                "name": name,
-                "axes": [kinds.get(axis, {"name": "c", "type": "channel"}) for axis in axes],
-                "datasets": [{"path": "0", "coordinateTransformations": transformations}],
-            }
-        ],
-    }
-    if name == "tissue":
-        ome["image-label"] = {"version": "0.5", "source": {"image": "../../"}}
-    group.attrs["ome"] = ome
-    array = group.create_array(
-        "0",
-        shape=pixels.shape,
-        dtype=pixels.dtype,
-        chunks=tuple(min(_CHUNK_PX, max(1, size)) for size in pixels.shape[:2]) + pixels.shape[2:],
-        compressors=[ZstdCodec(), Crc32cCodec()],
-        dimension_names=axes,
-        config={"write_empty_chunks": True},
-    )
-    array[...] = pixels
+    scale = [1.0 if axis == "c" else um_per_px for axis in axes]
+    dataset = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+    multiscale = {"name": name, "axes": [_AXES[axis] for axis in axes], "datasets": [dataset]}
+    write_group(path, {"ome": {**_VERSION, "multiscales": [multiscale], **more}})
+    chunks = (_CHUNK_PX, _CHUNK_PX, *pixels.shape[2:])
+    write_array(path / "0", pixels, chunks=chunks, dimension_names=axes)

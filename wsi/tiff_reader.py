@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import cv2
-import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import openslide
 import tifffile
 
 from simtriplet.wsi.errors import SettingsError, SlideOpenError, SlideReadError
+from simtriplet.wsi.jpeg_decoding import decode_jpeg
 from simtriplet.wsi.native_grid import TiffNativeTiles
 from simtriplet.wsi.openslide_reader import positive
 from simtriplet.wsi.slide import Pixels, SlideInfo, level_downsamples
@@ -69,6 +69,7 @@ class TiffReader(WindowReader):
             raise SlideOpenError(f"slide '{path}': is a damaged TIFF: {error}") from error
         self._file = os.open(path, os.O_RDONLY)
         self._cache = _TileCache(_CACHE_BYTES)
+        self._whole = _NativeTile()
 
     @classmethod
     def suits(cls, path: Path) -> bool:
@@ -94,8 +95,12 @@ class TiffReader(WindowReader):
                 left, top = col * tile_width, row * tile_height
                 x0, x1 = max(x, left), min(x + width, left + tile_width)
                 y0, y1 = max(y, top), min(y + height, top + tile_height)
-                tile = self._native_tile(level, row * source.n_cols + col, factor)
-                pixels[y0 - y : y1 - y, x0 - x : x1 - x] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
+                part, number = pixels[y0 - y : y1 - y, x0 - x : x1 - x], row * source.n_cols + col
+                if factor > 1 and part.shape[:2] == (tile_height, tile_width):
+                    # no other window of a lattice without overlap needs it, so it is not kept
+                    _shrink(self._decode(level, number, out=self._whole.of(source)), part)
+                else:
+                    part[...] = self._native_tile(level, number, factor)[y0 - top : y1 - top, x0 - left : x1 - left]
 
     def read_windows(
         self, level: int, xy: npt.NDArray[np.int64], size: tuple[int, int], *, out: Pixels | None = None
@@ -151,9 +156,9 @@ class TiffReader(WindowReader):
         if cached is None:
             cached = self._decode(level, number)
             if factor > 1:
-                height, width = cached.shape[:2]
-                smaller = cv2.resize(cached, (width // factor, height // factor), interpolation=cv2.INTER_AREA)
-                cached = np.asarray(smaller, np.uint8)
+                whole, (height, width) = cached, cached.shape[:2]
+                cached = np.empty((height // factor, width // factor, 3), np.uint8)
+                _shrink(whole, cached)
             self._cache.put((level, number, factor), cached)
         return cached
 
@@ -208,14 +213,9 @@ class _Level:
         """
         assert self.jpeg_colours is not None
         colours, wanted = self.jpeg_colours
-        shape = (self.tile_height, self.tile_width, 3)
-        target = np.empty(shape, np.uint8) if out is None else out
-        decoded = imagecodecs.jpeg8_decode(
-            data, tables=self.jpegtables, colorspace=colours, outcolorspace=wanted, out=target
-        )
-        if decoded.shape != shape:
-            raise ValueError(f"it holds {decoded.shape}, not {shape}")
-        return cast(Pixels, decoded)
+        pixels = np.empty((self.tile_height, self.tile_width, 3), np.uint8) if out is None else out
+        decode_jpeg(data, pixels, tables=self.jpegtables, colorspace=colours, outcolorspace=wanted)
+        return pixels
 
     def whole_tiles(
         self, xy: npt.NDArray[np.int64], size: tuple[int, int], level_size: tuple[int, int]
@@ -236,6 +236,24 @@ def _jpeg_colours(page: Any) -> tuple[int | None, int | str | None] | None:
         page.photometric, page.planarconfig, page.extrasamples, page.is_jfif
     )
     return colours, wanted
+
+
+class _NativeTile(threading.local):
+    """Memory of one decoded native tile a thread."""
+
+    def __init__(self) -> None:
+        self._pixels: Pixels = np.empty((0, 0, 3), np.uint8)
+
+    def of(self, level: _Level) -> Pixels:
+        shape = (level.tile_height, level.tile_width, 3)
+        if self._pixels.shape != shape:
+            self._pixels = np.empty(shape, np.uint8)
+        return self._pixels
+
+
+def _shrink(pixels: Pixels, out: Pixels) -> None:
+    """Area-average an (h, w, 3) picture by a whole factor into `out`, which may be part of a larger one."""
+    cv2.resize(pixels, (out.shape[1], out.shape[0]), dst=out, interpolation=cv2.INTER_AREA)
 
 
 class _TileCache:

@@ -1,5 +1,6 @@
 """From windows of a slide to shards of a store: read, resample, score, drop, write, in threads and in bounded memory."""
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,24 +39,24 @@ class TileBlock(NamedTuple):
         scores: (k,) float32 a quality column.
     """
 
-    encoded: dict[str, list[Encoded]]
+    encoded: dict[str, Sequence[Encoded]]
     scores: Scores
 
 
 class Scratch(threading.local):
-    """Pixels of one block a thread, used again for the next: fresh memory of that size costs 20 us a tile in page faults.
+    """Memory of one block a thread, used again for the next: fresh memory of that size costs 20 us a tile in page faults.
 
     It is aligned as a write past the page cache needs it.
     """
 
     def __init__(self) -> None:
-        self._pixels: Pixels | None = None
+        self._memory = aligned_empty((0,))
 
-    def pixels(self, size_px: int) -> Pixels:
-        """Return (64, s, s, 3) uint8 of undefined content."""
-        if self._pixels is None:
-            self._pixels = aligned_empty((TILES_PER_SHARD, size_px, size_px, 3))
-        return self._pixels
+    def memory(self, n_bytes: int) -> npt.NDArray[np.uint8]:
+        """Return (n_bytes,) uint8 of undefined content, valid until the next call in this thread."""
+        if len(self._memory) < n_bytes:
+            self._memory = aligned_empty((n_bytes,))
+        return self._memory[:n_bytes]
 
 
 class TileFeed(Protocol):
@@ -95,14 +96,14 @@ class PixelTiles:
 
     def block(self, places: npt.NDArray[np.int64], scratch: Scratch | None = None) -> TileBlock:
         """See TileFeed."""
-        size_px = self.plan.size_px
-        out = None if scratch is None else scratch.pixels(size_px)[: len(places)]
+        shape = (len(places), self.plan.size_px, self.plan.size_px, 3)
+        out = None if scratch is None else scratch.memory(math.prod(shape)).reshape(shape)
         tiles = read_tiles(self.reader, self.plan, self.level_xy[places], out=out)
         scores = score_tiles(tiles, fold_limit=self.fold_limit)
-        encode = self.writer.codec.encode
-        encoded = {IMAGES: [encode(tile) for tile in tiles]}
+        encode = self.writer.codec.encode_stack
+        encoded = {IMAGES: encode(tiles)}
         for name, (plan, level_xy) in self.context.items():
-            encoded[name] = [encode(tile) for tile in read_tiles(self.reader, plan, level_xy[places])]
+            encoded[name] = encode(read_tiles(self.reader, plan, level_xy[places]))
         return TileBlock(encoded, scores)
 
 
@@ -128,14 +129,18 @@ class CopiedTiles:
 
     def block(self, places: npt.NDArray[np.int64], scratch: Scratch | None = None) -> TileBlock:
         """See TileFeed."""
-        cells = zip(self.row[places].tolist(), self.col[places].tolist(), strict=True)
-        encoded: list[Encoded] = [self.native.read(row, col) for row, col in cells]
+        memory = _fresh_memory if scratch is None else scratch.memory
+        encoded = self.native.read(self.row[places].tolist(), self.col[places].tolist(), memory)
         if not self.scored:
             return TileBlock({IMAGES: encoded}, {})
         tiles = np.empty((len(places), self.native.size_px, self.native.size_px, 3), np.uint8)
         for chunk, tile in zip(encoded, tiles, strict=True):
             self.writer.codec.decode(bytes(chunk), tile)
         return TileBlock({IMAGES: encoded}, score_tiles(tiles, fold_limit=self.fold_limit))
+
+
+def _fresh_memory(n_bytes: int) -> npt.NDArray[np.uint8]:
+    return np.empty(n_bytes, np.uint8)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import shapely
 
 from simtriplet.wsi.errors import SettingsError, UnknownNameError
 from simtriplet.wsi.overview import Overview
-from simtriplet.wsi.tissue_detectors import DETECTORS, Mask, OtsuDetector, TissueDetector
+from simtriplet.wsi.tissue_detectors import DETECTORS, Mask, OtsuDetector, TissueDetector, find_pieces
 
 __all__ = [
     "DETECTORS",
@@ -213,7 +213,7 @@ def _fill_holes(mask: Mask, max_px: float) -> Mask:
 
 def label_regions(mask: Mask, min_px: float) -> npt.NDArray[np.uint16]:
     """Number the contiguous pieces of an (h, w) mask from 1, the largest first; those under `min_px` pixels become 0."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    count, labels, stats = find_pieces(mask.astype(np.uint8))
     areas = stats[:, cv2.CC_STAT_AREA].astype(np.int64)
     areas[0] = 0
     order = [

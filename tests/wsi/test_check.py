@@ -19,9 +19,9 @@ from simtriplet.wsi.geometry import TilingSpec
 from simtriplet.wsi.neighbour_index import index_store, write_index
 from simtriplet.wsi.neighbours import Adjacency
 from simtriplet.wsi.store import TABLE, TileStore
-from simtriplet.wsi.table import write_array
 from simtriplet.wsi.tiling import LabelSpec, SlideJob, TileRequest, tile_slide
 from simtriplet.wsi.tissue import TissueSpec
+from simtriplet.wsi.zarr_files import write_array
 
 StoreFactory = Callable[..., TileStore]
 
@@ -42,7 +42,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory, picture: Any, write_slide: 
         store = TileStore(made[codec])
         index_store(store)
         features = np.random.default_rng(0).random((len(store), 5), dtype=np.float32)
-        write_array(zarr.open_group(store.path / TABLE / "obsm", mode="a"), "X_net", features)
+        write_array(store.path / TABLE / "obsm/X_net", features)
     return made
 
 
@@ -182,9 +182,8 @@ def test_a_stale_index_is_reported(store_factory: StoreFactory) -> None:
 
 def test_rows_and_tiles_must_agree(store_factory: StoreFactory) -> None:
     store = store_factory(index=False)
-    column = zarr.open_group(store.path / TABLE / "obs", mode="a")
     shutil.rmtree(store.path / TABLE / "obs/row")
-    write_array(column, "row", np.zeros(7, np.int32))
+    write_array(store.path / TABLE / "obs/row", np.zeros(7, np.int32))
     assert check_store(store.path) == ["column row: has 7 rows, not 24"]
 
 

@@ -1,5 +1,6 @@
 """Native tiles: the slide's own bytes, in valid shards, decoding to the slide's own pixels."""
 
+import os
 from pathlib import Path
 
 import imagecodecs
@@ -9,9 +10,9 @@ import pytest
 import tifffile
 import zarr
 
-from simtriplet.wsi.errors import ResolutionError, SettingsError, TissueError
+from simtriplet.wsi.errors import ResolutionError, SettingsError, SlideReadError, TissueError
 from simtriplet.wsi.geometry import TilingSpec
-from simtriplet.wsi.native_grid import standalone_jpeg
+from simtriplet.wsi.native_grid import TiffNativeTiles
 from simtriplet.wsi.quality import QualitySpec
 from simtriplet.wsi.slide import open_slide
 from simtriplet.wsi.store import TileStore
@@ -127,14 +128,41 @@ def test_real_aperio_slide_is_copied_bit_for_bit(shared_data: Path, tmp_path: Pa
         )
 
 
+def native_of(path: Path, streams: list[bytes], *, is_rgb: bool = False) -> TiffNativeTiles:
+    path.write_bytes(b"".join(streams))
+    sizes = [len(stream) for stream in streams]
+    offsets = [sum(sizes[:place]) for place in range(len(sizes))]
+    file = os.open(path, os.O_RDONLY)
+    return TiffNativeTiles(
+        file, name="s.svs", offsets=offsets, sizes=sizes, tables=None, is_rgb=is_rgb, size_px=32, n_cols=2
+    )
+
+
+def memory(n_bytes: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    return np.full(n_bytes, 7, np.uint8)
+
+
 @pytest.mark.parametrize("is_rgb", [True, False])
-def test_standalone_jpeg_says_its_colours(is_rgb: bool) -> None:
+def test_a_copied_stream_says_its_colours(tmp_path: Path, is_rgb: bool) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
     space = "RGB" if is_rgb else "YCBCR"
     stream = imagecodecs.jpeg8_encode(pixels, level=100, outcolorspace=space, subsampling="444")
-    whole = standalone_jpeg(stream, None, is_rgb=is_rgb)
-    decoded = imagecodecs.jpeg8_decode(whole)
-    assert np.array_equal(decoded, imagecodecs.jpeg8_decode(stream, colorspace=space, outcolorspace="RGB"))
-    assert np.abs(decoded.astype(int) - pixels).max() < 8
-    with pytest.raises(ValueError, match="no JPEG stream"):
-        standalone_jpeg(b"", None, is_rgb=is_rgb)
+    native = native_of(tmp_path / "file", [b"12345", stream, stream], is_rgb=is_rgb)
+    for whole in native.read([0, 1], [1, 0], memory):
+        decoded = imagecodecs.jpeg8_decode(bytes(whole))
+        assert np.array_equal(decoded, imagecodecs.jpeg8_decode(stream, colorspace=space, outcolorspace="RGB"))
+        assert np.abs(decoded.astype(int) - pixels).max() < 8
+
+
+@pytest.mark.parametrize(("last", "reason"), [(b"", "no JPEG stream"), (b"no jpeg at all", "no JPEG stream")])
+def test_what_is_no_jpeg_is_refused_with_its_place(tmp_path: Path, last: bytes, reason: str) -> None:
+    native = native_of(tmp_path / "file", [b"", b"", b"", last])
+    with pytest.raises(SlideReadError, match=rf"slide 's.svs': native tile \(1, 1\) .*{reason}.*is damaged"):
+        native.read([1], [1], memory)
+
+
+def test_a_file_that_ends_within_a_tile_is_refused(tmp_path: Path) -> None:
+    native = native_of(tmp_path / "file", [b"\xff\xd8" + bytes(100)])
+    os.truncate(tmp_path / "file", 50)
+    with pytest.raises(SlideReadError, match=r"native tile \(0, 0\) .*the file ends before the tile does"):
+        native.read([0], [0], memory)

@@ -17,8 +17,8 @@ from simtriplet.wsi.codec import make_codec
 from simtriplet.wsi.errors import NeighbourError, StoreError, StoreVersionError
 from simtriplet.wsi.store import TABLE, TileStore, find_stores, open_stores
 from simtriplet.wsi.store_writer import StoreContents, StoreWriter
-from simtriplet.wsi.table import write_array
 from simtriplet.wsi.thumbnail import write_thumbnail
+from simtriplet.wsi.zarr_files import write_array, write_group
 
 
 def contents(n_tiles: int = 2, **changes: Any) -> StoreContents:
@@ -115,9 +115,9 @@ def test_no_regions_are_no_rings(store: TileStore) -> None:
 
 
 def test_the_thumbnail_is_an_ome_image_with_its_label(tmp_path: Path) -> None:
-    group = zarr.open_group(tmp_path, mode="w")
     mask = np.arange(12, dtype=np.uint16).reshape(3, 4)
-    write_thumbnail(group, np.full((3, 4, 3), 9, np.uint8), mask, um_per_px=8.5)
+    write_thumbnail(write_group(tmp_path / "images", {}), np.full((3, 4, 3), 9, np.uint8), mask, um_per_px=8.5)
+    group = zarr.open_group(tmp_path / "images", mode="r")
     image, label = group["thumbnail"], group["thumbnail/labels/tissue"]
     scales = []
     for node, axes in ((image, ["y", "x", "c"]), (label, ["y", "x"])):
@@ -276,7 +276,7 @@ def flip(path: Path, place: int) -> None:
 class TestFeatures:
     def add(self, store: TileStore, **attributes: Any) -> TileStore:
         values = np.arange(6, dtype=np.float32).reshape(2, 3)
-        write_array(zarr.open_group(store.path / TABLE / "obsm", mode="a"), "X_net", values, **attributes)
+        write_array(store.path / TABLE / "obsm/X_net", values, attributes)
         return TileStore(store.path)
 
     def test_features_and_what_was_recorded_beside_them(self, store: TileStore) -> None:

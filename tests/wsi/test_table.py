@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simtriplet.wsi.store import TABLE, TileStore
-from simtriplet.wsi.table import Categorical, read_array, read_column, read_value, write_array, write_dict, write_table
+from simtriplet.wsi.table import Categorical, read_array, read_column, read_value, write_table
+from simtriplet.wsi.zarr_files import write_array, write_group, write_mapping
 
 anndata = pytest.importorskip("anndata")
 
@@ -25,8 +26,8 @@ def open_with_anndata(path: Path) -> Any:
 
 def write(folder: Path, **parts: Any) -> Path:
     table = {"index": np.array(["a", "b", "c"], dtype=object), "obs": {}, "obsm": {}, "uns": {}} | parts
-    write_table(zarr.open_group(folder, mode="w"), "tiles", **table)
-    return folder / "tiles"
+    write_table(write_group(folder / "tables", {}) / "tiles", **table)
+    return folder / "tables/tiles"
 
 
 def test_anndata_reads_a_store(store_factory: Any) -> None:
@@ -116,15 +117,15 @@ plain = st.recursive(
 @settings(deadline=None, max_examples=15)
 @given(values=st.dictionaries(st.text("xyz", min_size=1, max_size=3), plain, max_size=3))
 def test_nested_values_come_back(tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any]) -> None:
-    group = zarr.open_group(tmp_path_factory.getbasetemp() / "values", mode="w")
-    write_dict(group, "uns", values)
-    assert read_value(group, "uns") == values
+    folder = write_group(tmp_path_factory.mktemp("values") / "group", {})
+    write_mapping(folder / "uns", values)
+    assert read_value(zarr.open_group(folder, mode="r"), "uns") == values
 
 
 def test_lists_become_arrays_and_none_is_left_out(tmp_path: Path) -> None:
-    group = zarr.open_group(tmp_path, mode="w")
-    write_dict(group, "uns", {"a": [1, 2], "b": None, "c": ["x", "y"]})
-    read = read_value(group, "uns")
+    folder = write_group(tmp_path / "group", {})
+    write_mapping(folder / "uns", {"a": [1, 2], "b": None, "c": ["x", "y"]})
+    read = read_value(zarr.open_group(folder, mode="r"), "uns")
     assert sorted(read) == ["a", "c"]
     assert read["a"].tolist() == [1, 2]
     assert read["c"].tolist() == ["x", "y"]
@@ -134,8 +135,8 @@ def test_lists_become_arrays_and_none_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(0,), (1,), (5,), (0, 3), (4, 3)])
 def test_arrays_keep_shape_and_type(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None:
     values = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
-    group = zarr.open_group(tmp_path, mode="w")
-    write_array(group, "a", values, note="n")
+    write_array(write_group(tmp_path / "group", {}) / "a", values, {"note": "n"})
+    group = zarr.open_group(tmp_path / "group", mode="r")
     read = read_array(group, "a")
     assert read.dtype == values.dtype
     assert read.shape == shape
@@ -146,7 +147,36 @@ def test_arrays_keep_shape_and_type(tmp_path: Path, dtype: str, shape: tuple[int
 
 def test_a_column_longer_than_one_chunk(tmp_path: Path) -> None:
     values = np.arange((1 << 18) + 5)
-    group = zarr.open_group(tmp_path, mode="w")
-    write_array(group, "a", values)
+    write_array(write_group(tmp_path / "group", {}) / "a", values)
+    group = zarr.open_group(tmp_path / "group", mode="r")
     assert group["a"].nchunks == 2
     assert np.array_equal(read_array(group, "a"), values)
+
+
+@pytest.mark.parametrize(("shape", "chunks"), [((5, 7), (2, 3)), ((4, 6, 3), (4, 4, 3)), ((3, 3), (8, 8))])
+def test_pieces_at_the_border_of_an_array_are_whole(
+    tmp_path: Path, shape: tuple[int, ...], chunks: tuple[int, ...]
+) -> None:
+    values = np.arange(np.prod(shape), dtype=np.uint16).reshape(shape) + 1
+    axes = ["y", "x", "c"][: len(shape)]
+    write_array(write_group(tmp_path / "group", {}) / "a", values, chunks=chunks, dimension_names=axes)
+    read = zarr.open_array(tmp_path / "group/a", mode="r")
+    assert np.array_equal(read[...], values)
+    assert read.chunks == tuple(map(min, shape, chunks))
+    assert read.metadata.dimension_names == tuple(axes)  # type: ignore[union-attr]
+
+
+def test_texts_of_any_script_and_length_come_back(tmp_path: Path) -> None:
+    texts = np.array(["", "a", "Ärztin", "病理", "x" * 5000], dtype=object)
+    write_array(write_group(tmp_path / "group", {}) / "a", texts)
+    assert read_array(zarr.open_group(tmp_path / "group", mode="r"), "a").tolist() == texts.tolist()
+
+
+def test_a_flipped_byte_is_found_on_reading(tmp_path: Path) -> None:
+    write_array(write_group(tmp_path / "group", {}) / "a", np.arange(50))
+    file = tmp_path / "group/a/c/0"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=r"(?i)crc|checksum"):
+        read_array(zarr.open_group(tmp_path / "group", mode="r"), "a")
