@@ -53,6 +53,7 @@ def info(slides: tuple[Path, ...], reader: str) -> None:
 @click.command()
 @click.argument("slides", nargs=-1, required=True, type=AnyPath, metavar="SLIDE|FOLDER|MANIFEST.csv...")
 @click.option("--out", required=True, type=AnyPath, help="Folder for the stores, <slide_id>.tiles.zarr each.")
+@click.option("--recursive", is_flag=True, help="Take the slides in the folders of a FOLDER too.")
 @click.option("--mpp", default=0.5, show_default=True, help="Micrometres per tile pixel; 0.5 is about 20x.")
 @click.option("--level", type=int, default=None, help="Take this pyramid level unresampled, instead of --mpp.")
 @click.option("--size", default=224, show_default=True, help="Side of a tile, tile pixels.")
@@ -157,7 +158,12 @@ def tile(slides: tuple[Path, ...], out: Path, **options: Any) -> None:
         jpeg_quality=options["jpeg_quality"],
         reader=options["reader"],
     )
-    jobs = collect_jobs(slides, annotations=options["annotations"], slide_mpp=options["slide_mpp"])
+    jobs = collect_jobs(
+        slides,
+        annotations=options["annotations"],
+        slide_mpp=options["slide_mpp"],
+        recursive=options["recursive"],
+    )
     outcomes = tile_slides(
         jobs,
         out,

@@ -72,7 +72,10 @@ def run_recipe(recipe: Recipe, *, title: str = "SimTriplet", quiet: bool = False
 
 def _tile(recipe: Recipe, quiet: bool) -> tuple[list[TileStore], int]:
     say("[1/5] tile")
-    jobs = collect_jobs(recipe.slides.inputs, annotations=recipe.slides.annotations, slide_mpp=recipe.slides.slide_mpp)
+    slides = recipe.slides
+    jobs = collect_jobs(
+        slides.inputs, annotations=slides.annotations, slide_mpp=slides.slide_mpp, recursive=slides.recursive
+    )
     folder = recipe.out / "stores"
     outcomes = tile_slides(
         jobs,

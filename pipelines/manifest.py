@@ -22,7 +22,11 @@ COLUMNS = ("path", "slide_id", "patient_id", "label", "slide_mpp")
 
 
 def collect_jobs(
-    inputs: Iterable[Path], *, annotations: Path | None = None, slide_mpp: float | None = None
+    inputs: Iterable[Path],
+    *,
+    annotations: Path | None = None,
+    slide_mpp: float | None = None,
+    recursive: bool = False,
 ) -> list[SlideJob]:
     """Turn what the user named into slide jobs.
 
@@ -30,6 +34,7 @@ def collect_jobs(
         inputs: slide files, folders (all slides right inside them) and manifest CSVs.
         annotations: folder with `<slide_id>.geojson`, .xml or .csv, or one such file when there is one slide.
         slide_mpp: micrometres per level-0 pixel for all slides whose manifest row gives none.
+        recursive: take the slides in folders of folders too.
 
     Raises:
         SlideOpenError: if a path does not exist or a folder holds no slides.
@@ -41,7 +46,7 @@ def collect_jobs(
         if given.suffix.lower() == ".csv":
             jobs.extend(read_manifest(given))
         elif given.is_dir() and given.suffix.lower() not in SLIDE_SUFFIXES:
-            jobs.extend(_folder_jobs(given))
+            jobs.extend(_folder_jobs(given, recursive=recursive))
         elif given.exists():
             jobs.append(SlideJob(given, slide_id_of(given)))
         else:
@@ -63,13 +68,31 @@ def _tell_missing_annotations(jobs: Sequence[SlideJob], annotations: Path | None
         log.warning("%d of %d slides have no annotations, %r for instance", len(missing), len(jobs), missing[0])
 
 
-def _folder_jobs(folder: Path) -> list[SlideJob]:
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SLIDE_SUFFIXES and path.is_file())
+def _folder_jobs(folder: Path, *, recursive: bool) -> list[SlideJob]:
+    found = sorted(path for path in (folder.rglob("*") if recursive else folder.iterdir()) if path.is_file())
+    files = _one_per_series([path for path in found if path.suffix.lower() in SLIDE_SUFFIXES])
     if not files:
-        raise SlideOpenError(
-            f"folder '{folder}': holds no slides ({', '.join(sorted(SLIDE_SUFFIXES))}); check the path"
-        )
+        deeper = not recursive and any(path.suffix.lower() in SLIDE_SUFFIXES for path in folder.glob("*/*"))
+        hint = "its folders do, pass --recursive" if deeper else "check the path"
+        raise SlideOpenError(f"folder '{folder}': holds no slides ({', '.join(sorted(SLIDE_SUFFIXES))}); {hint}")
+    others = [path.name for path in found if path.suffix.lower() not in SLIDE_SUFFIXES]
+    if others:
+        log.info("folder '%s': %d files have no slide's suffix, %r for instance", folder, len(others), others[0])
     return [SlideJob(path, slide_id_of(path)) for path in files]
+
+
+def _one_per_series(files: Sequence[Path]) -> list[Path]:
+    """Keep the first of the DICOM files that make up one slide: OpenSlide finds the others, which hold its levels."""
+    kept: dict[object, Path] = {}
+    for path in files:
+        kept.setdefault(_series(path) if path.suffix.lower() == ".dcm" else path, path)
+    return list(kept.values())
+
+
+def _series(path: Path) -> object:
+    from simtriplet.wsi.openslide_reader import dicom_series  # imports OpenSlide, which only tiling needs
+
+    return path.parent, dicom_series(path) or path
 
 
 def read_manifest(path: Path) -> list[SlideJob]:

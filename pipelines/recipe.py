@@ -34,6 +34,7 @@ class SlidesSection:
 
     Attributes:
         inputs: slide files, folders and manifest CSVs; relative to the recipe.
+        recursive: take the slides in folders of folders too.
         annotations: folder of <slide_id>.geojson, or None.
         slide_mpp: micrometres per level-0 pixel where files are wrong or silent.
         reader: auto, tiff, openslide or tiffslide.
@@ -42,6 +43,7 @@ class SlidesSection:
     """
 
     inputs: tuple[Path, ...]
+    recursive: bool = False
     annotations: Path | None = None
     slide_mpp: float | None = None
     reader: str = "auto"

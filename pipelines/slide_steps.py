@@ -78,7 +78,8 @@ def tile_slides(
             outcomes.append(outcome)
             total += outcome.summary.n_tiles if outcome.summary is not None else 0
     write_summary(out / "tile-summary.csv", outcomes)
-    print_table("tiling", TILE_COLUMNS, [_tile_row(outcome) for outcome in outcomes])
+    if len(outcomes) > 1 or outcomes[0].summary is not None:  # the failure of a single slide is the command's own error
+        print_table("tiling", TILE_COLUMNS, [_tile_row(outcome) for outcome in outcomes])
     return outcomes
 
 

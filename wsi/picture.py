@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from simtriplet.wsi.slide import Pixels
 
-__all__ = ["PICTURE_PX", "draw_tiling", "encode_png"]
+__all__ = ["PICTURE_PX", "draw_tiling"]
 
 PICTURE_PX = 1600
 """Longer side of a picture, without its legend."""
@@ -23,11 +23,15 @@ _OTHER: Colour = (110, 110, 110)
 # apart from one another for colour-blind readers (Okabe and Ito), and from pink and purple tissue
 _REASONS: Mapping[str, tuple[str, Colour]] = {
     "tissue": ("too little tissue", (130, 138, 145)),
+    "edge": ("over the slide's edge", (170, 140, 0)),
     "blur": ("blurred", (230, 159, 0)),
     "pen": ("pen mark", (0, 158, 115)),
     "fold": ("folded", (213, 60, 0)),
     "saturation": ("too pale", (86, 180, 233)),
 }
+_NOT_FILLED = ("tissue", "edge")
+"""Reasons that say where a tile lies, not what it looks like: the pixels below stay as they are."""
+
 _FILL = 0.45
 _LEGEND_PX, _SWATCH_PX, _MARGIN_PX = 44, 20, 16
 _FONT, _FONT_SCALE, _INK = cv2.FONT_HERSHEY_DUPLEX, 0.62, (30, 30, 30)
@@ -51,7 +55,7 @@ def draw_tiling(
         downsample: level-0 pixels per thumbnail pixel.
         rings: outlines of the tissue, (n, 2) level-0 pixels each, holes among them.
         kept_xy: (k, 2) int64, level-0 pixels, top-left of the tiles kept.
-        rejected: reason ("tissue", "blur", "pen", "fold", "saturation") to (m, 2) such corners.
+        rejected: reason ("tissue", "edge", "blur", "pen", "fold", "saturation") to (m, 2) such corners.
         base_size: side of a tile, level-0 pixels.
         side_px: longer side of the picture without its legend.
 
@@ -68,19 +72,13 @@ def draw_tiling(
     per_base = scale / downsample
     side = base_size * per_base
     for reason, base_xy in rejected.items():
-        if reason != "tissue":
+        if reason not in _NOT_FILLED:
             _fill_tiles(picture, base_xy * per_base, side, _describe(reason)[1])
-    for reason, base_xy in sorted(rejected.items(), key=lambda item: item[0] != "tissue"):
-        _outline_tiles(picture, base_xy * per_base, side, _describe(reason)[1], thin=reason == "tissue")
+    for reason, base_xy in sorted(rejected.items(), key=lambda item: item[0] not in _NOT_FILLED):
+        _outline_tiles(picture, base_xy * per_base, side, _describe(reason)[1], thin=reason in _NOT_FILLED)
     _outline_tiles(picture, kept_xy * per_base, side, _KEPT, thin=False)
     _outline_tissue(picture, [ring * per_base for ring in rings])
     return np.vstack([picture, _draw_legend(size[0], len(kept_xy), rejected)])
-
-
-def encode_png(picture: Pixels) -> bytes:
-    """Return (h, w, 3) uint8 RGB pixels as PNG."""
-    _, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 6])
-    return data.tobytes()
 
 
 def _describe(reason: str) -> tuple[str, Colour]:
@@ -121,7 +119,7 @@ def _draw_legend(width: int, n_kept: int, rejected: Mapping[str, npt.NDArray[np.
     for reason, base_xy in sorted(rejected.items(), key=lambda item: [*_REASONS, item[0]].index(item[0])):
         if len(base_xy):
             text, colour = _describe(reason)
-            entries.append((f"{text}: {len(base_xy):,}", colour, 0.0 if reason == "tissue" else _FILL))
+            entries.append((f"{text}: {len(base_xy):,}", colour, 0.0 if reason in _NOT_FILLED else _FILL))
     rows = _lay_out([text for text, _, _ in entries], width)
     n_rows = 1 + max(row for row, _ in rows)
     strip = np.full((n_rows * _LEGEND_PX + _MARGIN_PX // 2, width, 3), 255, np.uint8)

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,6 +73,7 @@ class Survey:
         tissue: its regions.
         cells: the tiles to read, in (region, Morton) order.
         bare: (m, 2) int64 lattice (row, col) of tiles with some tissue, but too little.
+        beyond: (b, 2) int64 lattice (row, col) of tiles with enough tissue that reach over the slide's edge.
         fold_limit: for the quality scores.
     """
 
@@ -83,6 +84,7 @@ class Survey:
     tissue: TissueMap
     cells: Cells
     bare: npt.NDArray[np.int64]
+    beyond: npt.NDArray[np.int64]
     fold_limit: float
 
 
@@ -124,8 +126,19 @@ def survey_slide(reader: SlideReader, job: SlideJob, request: TileRequest, *, um
     overview = read_overview(reader, downsample=um_per_px / mpp)
     tissue = find_tissue(overview, request.tissue, slide_mpp=mpp, slide_id=job.slide_id)
     cells, bare = _choose_cells(plan, tissue, spec.min_tissue, job)
+    beyond = _beyond_edge(plan, plan_tiles(reader.info, mpp, replace(spec, edge="pad"), slide_name=""), tissue, spec)
     fold_limit = find_fold_limit(overview.pixels, tissue.regions > 0)
-    return Survey(mpp, plan, native, overview, tissue, cells, bare, fold_limit)
+    return Survey(mpp, plan, native, overview, tissue, cells, bare, beyond, fold_limit)
+
+
+def _beyond_edge(plan: TilePlan, padded: TilePlan, tissue: TissueMap, spec: TilingSpec) -> npt.NDArray[np.int64]:
+    """Return (b, 2) lattice (row, col): the tiles that `edge="pad"` would keep and this plan does not have."""
+    row, col = (axis.ravel() for axis in np.mgrid[0 : padded.n_rows, 0 : padded.n_cols])
+    outside = (row >= plan.n_rows) | (col >= plan.n_cols)
+    row, col = row[outside], col[outside]
+    fraction = tissue.coverage(padded.base_xy(row, col), padded.base_size)
+    kept = (fraction >= spec.min_tissue) & (fraction > 0)
+    return np.column_stack([row[kept], col[kept]]).astype(np.int64)
 
 
 def _native_level(reader: SlideReader, mpp: float, spec: TilingSpec) -> int:

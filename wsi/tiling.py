@@ -252,6 +252,7 @@ def _tiling_record(
 ) -> dict[str, Any]:
     plan = survey.plan
     counts = np.bincount(streamed.reasons, minlength=len(QUALITY_REASONS)).tolist()
+    by_quality = dict(zip(QUALITY_REASONS[1:], counts[1:], strict=True))
     return {
         "mpp": plan.mpp,
         "size_px": plan.size_px,
@@ -262,7 +263,7 @@ def _tiling_record(
         "n_cols": plan.n_cols,
         "grid": request.grid,
         "context_mpp": list(request.tiling.context_mpp),
-        "rejected": {"tissue": len(survey.bare), **dict(zip(QUALITY_REASONS[1:], counts[1:], strict=True))},
+        "rejected": {"tissue": len(survey.bare), "edge": len(survey.beyond), **by_quality},
         "quality": dataclasses.asdict(request.quality),
         "reader": reader.name,
         "asked": dataclasses.asdict(request.tiling),
@@ -278,9 +279,10 @@ def _write_overview(writer: StoreWriter, survey: Survey, regions: Sequence[shape
 
 def _write_picture(store: Path, survey: Survey, regions: Sequence[shapely.MultiPolygon], streamed: Streamed) -> None:
     """Draw what was kept and why the rest was not, beside the store: `<slide_id>.tiling.jpg`."""
-    plan, cells = survey.plan, survey.cells
-    base_xy = plan.base_xy(cells.row, cells.col)
-    rejected = {"tissue": plan.base_xy(survey.bare[:, 0], survey.bare[:, 1])}
+    plan, chosen = survey.plan, survey.cells
+    base_xy = plan.base_xy(chosen.row, chosen.col)
+    places = {"tissue": survey.bare, "edge": survey.beyond}
+    rejected = {reason: plan.base_xy(cells[:, 0], cells[:, 1]) for reason, cells in places.items()}
     for code, reason in enumerate(QUALITY_REASONS[1:], start=1):
         rejected[reason] = base_xy[streamed.reasons == code]
     rings = [

@@ -1,11 +1,10 @@
 """The picture of a tiling: what is drawn where, in which colour, and what its legend tells."""
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from simtriplet.wsi.picture import draw_tiling, encode_png
+from simtriplet.wsi.picture import draw_tiling
 
 THUMBNAIL = np.full((40, 60, 3), 240, np.uint8)
 NO_TILES = np.zeros((0, 2), np.int64)
@@ -93,7 +92,8 @@ def test_any_size(side_px: int) -> None:
     assert picture.shape[1] == side_px
 
 
-def test_png_keeps_every_pixel() -> None:
-    picture = draw(np.array([[160, 80]]))
-    decoded = cv2.imdecode(np.frombuffer(encode_png(picture), np.uint8), cv2.IMREAD_COLOR_RGB)
-    assert np.array_equal(decoded, picture)
+def test_tiles_over_the_edge_are_outlined_as_far_as_the_picture_goes() -> None:
+    picture = draw(rejected={"edge": np.array([[920, 0]])})
+    assert tuple(picture[20, 575]) == (170, 140, 0)
+    assert tuple(picture[20, 595]) == (240, 240, 240)
+    assert (170, 140, 0) in {tuple(pixel) for pixel in picture[400:].reshape(-1, 3).tolist()}
