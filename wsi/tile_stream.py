@@ -172,7 +172,7 @@ def stream_tiles(
         n_tiles: how many there are.
         writer: the store.
         quality: limits; without any, threads write whole shards on their own.
-        threads: that read, decode and score; one more is kept for those that wait for the disk.
+        threads: that compute at once; as many again are kept for those that wait for the disk.
         progress: called with (tiles done, tiles in all).
 
     Raises:
@@ -184,7 +184,8 @@ def stream_tiles(
     reasons = np.zeros(n_tiles, np.int8)
     scores: Scores = {}
     done = 0
-    pool = ThreadPoolExecutor(threads + 1, thread_name_prefix="tile")  # while one waits for the disk, the others decode
+    # while some wait for the disk, the others decode
+    pool = ThreadPoolExecutor(2 * threads, thread_name_prefix="tile")
     try:
         for places, (found, block_reasons) in zip(
             blocks, _in_order(pool, run, blocks, ahead=2 * threads + 1), strict=True

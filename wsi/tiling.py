@@ -133,8 +133,10 @@ def tile_slide(
                 raise TissueError(
                     f"slide '{job.path}': all {len(streamed.reasons)} tissue tiles miss the quality limits; loosen them"
                 )
-            store = writer.finish(_contents(job, request, reader, survey, regions, streamed, digest))
-        _write_picture(final, survey, regions, streamed)
+            with ThreadPoolExecutor(1, thread_name_prefix="picture") as aside:
+                picture = aside.submit(_draw_picture, survey, regions, streamed)
+                store = writer.finish(_contents(job, request, reader, survey, regions, streamed, digest))
+        _write_picture(final, picture.result())
         return _summary(store, "ok", reader.name, start, writer.bytes_written)
 
 
@@ -277,8 +279,8 @@ def _write_overview(writer: StoreWriter, survey: Survey, regions: Sequence[shape
     writer.write_overview(overview.pixels, survey.tissue.regions, regions, um_per_px=um_per_px)
 
 
-def _write_picture(store: Path, survey: Survey, regions: Sequence[shapely.MultiPolygon], streamed: Streamed) -> None:
-    """Draw what was kept and why the rest was not, beside the store: `<slide_id>.tiling.jpg`."""
+def _draw_picture(survey: Survey, regions: Sequence[shapely.MultiPolygon], streamed: Streamed) -> bytes:
+    """Draw what was kept and why the rest was not, as JPEG."""
     plan, chosen = survey.plan, survey.cells
     base_xy = plan.base_xy(chosen.row, chosen.col)
     places = {"tissue": survey.bare, "edge": survey.beyond}
@@ -299,10 +301,15 @@ def _write_picture(store: Path, survey: Survey, regions: Sequence[shapely.MultiP
         {reason: xy for reason, xy in rejected.items() if len(xy)},
         plan.base_size,
     )
+    return bytes(imagecodecs.jpeg8_encode(picture, level=_PICTURE_QUALITY))
+
+
+def _write_picture(store: Path, picture: bytes) -> None:
+    """Write the picture beside the store: `<slide_id>.tiling.jpg`."""
     path = store.with_name(store.name.removesuffix(STORE_SUFFIX) + PICTURE_SUFFIX)
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     try:
-        partial.write_bytes(imagecodecs.jpeg8_encode(picture, level=_PICTURE_QUALITY))
+        partial.write_bytes(picture)
         partial.replace(path)
     except OSError as error:
         raise StoreError(f"output '{path}': cannot be written ({error.strerror}); free space and tile again") from error

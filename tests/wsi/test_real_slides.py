@@ -9,6 +9,7 @@ import pytest
 
 from simtriplet.wsi.annotation import read_geojson
 from simtriplet.wsi.check import check_store
+from simtriplet.wsi.codec import CodecName
 from simtriplet.wsi.errors import ResolutionError, SlideOpenError
 from simtriplet.wsi.geometry import TilingSpec
 from simtriplet.wsi.neighbour_index import index_store
@@ -154,3 +155,19 @@ def test_a_slide_that_is_nearly_all_tissue_keeps_its_tiles(shared_data: Path, tm
     assert labels is not None
     assert labels.categories == ("gland",)
     assert 0 < (np.asarray(labels.codes) == 0).sum() < len(store)
+
+
+@pytest.mark.parametrize(("name", "slide_mpp_um", "least_db"), [(CMU, None, 27.0), (TCGA, 0.25, 33.0)])
+def test_jpeg_at_the_default_quality_keeps_what_the_docs_say(
+    shared_data: Path, tmp_path: Path, name: str, slide_mpp_um: float | None, least_db: float
+) -> None:
+    job = SlideJob(shared_data / "slides" / name, "s", slide_mpp=slide_mpp_um)
+    tiles = []
+    codecs: tuple[CodecName, ...] = ("none", "jpeg")
+    for codec in codecs:
+        tile_slide(job, tmp_path / codec, TileRequest(TilingSpec(mpp=0.5), codec=codec))
+        images = TileStore(tmp_path / codec / "s.tiles.zarr").images
+        tiles.append(images.read(range(images.n_tiles)).astype(np.float64))
+    psnr = 10 * np.log10(255**2 / ((tiles[0] - tiles[1]) ** 2).mean(axis=(1, 2, 3)))
+    assert len(psnr) > 40
+    assert psnr.min() >= least_db
