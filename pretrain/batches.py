@@ -53,7 +53,7 @@ class BatchMaker:
         self.settings, self.source, self.place, self.world = settings, source, place, world
         self.n_tiles = len(cohort.numbering)
         self.neighbours = cohort.neighbour_draw(source.id_device)
-        self.sampler = self._make_sampler()
+        self.sampler = self._make_sampler(cohort)
         self.regate = self._make_regate(cohort)
         self.views = ViewMaker(settings.views, image_size_px=settings.data.image_size_px)
         self.view_generator = torch.Generator(place.device).manual_seed(seed_of(settings.run.seed, 0, 2))
@@ -63,7 +63,7 @@ class BatchMaker:
         """Tiles without a neighbour; 0 where the objective uses none."""
         return 0 if self.neighbours is None else self.neighbours.n_isolated
 
-    def _make_sampler(self) -> TripletSampler:
+    def _make_sampler(self, cohort: Cohort) -> TripletSampler:
         """Decide which tiles are anchors: all, or those with a neighbour."""
         run, neighbours = self.settings.run, self.neighbours
         anchors = torch.arange(self.n_tiles)
@@ -78,6 +78,7 @@ class BatchMaker:
             seed=run.seed,
             neighbours=neighbours,
             device=self.source.id_device,
+            slides=cohort.slide_of(anchors) if self.settings.data.balance == "slide" else None,
         )
 
     def _batch_size(self, n_anchors: int) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from simtriplet.pretrain.neighbours import NeighbourDraw
 from simtriplet.pretrain.pair_weights import weigh_pairs
@@ -75,6 +76,10 @@ class Cohort:
     def slides(self) -> tuple[str, ...]:
         """Slide ids in training order."""
         return tuple(store.slide_id for store in self.stores)
+
+    def slide_of(self, ids: Tensor) -> Tensor:
+        """Return (n,) int64, the place in `stores` of the slide of each of (n,) tile numbers."""
+        return torch.searchsorted(torch.from_numpy(self.numbering.offsets), ids, right=True) - 1
 
     def describe(self) -> list[dict[str, Any]]:
         """Return plain values that tell these stores from others: slide, patient, tiles, index and features compared."""

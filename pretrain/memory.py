@@ -11,8 +11,11 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def free_host_bytes() -> int:
-    """Return what the system can give without swapping, within the limit of the job's control group."""
-    return min(_system_bytes(), _cgroup_bytes())
+    """Return what the system can give without swapping, within the limit of the job's control group.
+
+    Where torchrun started several processes on this machine it is this one's share, for all of them ask at once.
+    """
+    return min(_system_bytes(), _cgroup_bytes()) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _system_bytes() -> int:

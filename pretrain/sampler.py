@@ -1,5 +1,7 @@
 """Which tiles make up which step: a permutation per epoch, a function of the seed and the step alone."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -7,7 +9,7 @@ from torch import Tensor
 from simtriplet.pretrain.neighbours import NeighbourDraw
 from simtriplet.wsi.errors import TrainingError
 
-__all__ = ["TripletSampler", "seed_of"]
+__all__ = ["TripletSampler", "balanced_order", "seed_of"]
 
 
 def seed_of(*parts: int) -> int:
@@ -27,13 +29,22 @@ class TripletSampler:
         seed: of the order and of the neighbours.
         neighbours: the draw of third views, or None where the objective uses two.
         device: where the numbers are wanted.
+        slides: (n,) int64, the slide of each anchor, where every slide shall come as often as every other; None where every
+            tile shall.
 
     Raises:
         TrainingError: if there are fewer than two anchors.
     """
 
     def __init__(
-        self, anchors: Tensor, *, batch_size: int, seed: int, neighbours: NeighbourDraw | None, device: torch.device
+        self,
+        anchors: Tensor,
+        *,
+        batch_size: int,
+        seed: int,
+        neighbours: NeighbourDraw | None,
+        device: torch.device,
+        slides: Tensor | None = None,
     ) -> None:
         if len(anchors) < 2:
             raise TrainingError(
@@ -45,6 +56,10 @@ class TripletSampler:
         self.seed = seed
         self.neighbours = neighbours
         self.device = device
+        self._tiles_of: list[Tensor] | None = None  # places of each slide's anchors
+        if slides is not None:
+            by_slide = slides.argsort(stable=True)
+            self._tiles_of = list(by_slide.split(slides.unique(return_counts=True)[1].tolist()))
         self._planned = (-1, -1)  # epoch, and generation of what its neighbours were drawn from
         self._ids = torch.empty(0, dtype=torch.int64)
         self._weights: Tensor | None = None
@@ -76,10 +91,39 @@ class TripletSampler:
     def _plan(self, epoch: int) -> None:
         """Draw a whole epoch at once, so that a step in its middle can be found again without replaying the others."""
         generator = torch.Generator().manual_seed(seed_of(self.seed, epoch))
-        anchors = self.anchors[torch.randperm(len(self.anchors), generator=generator)].to(self.device)
+        anchors = self.anchors[self._order(generator)].to(self.device)
         if self.neighbours is None:
             self._ids = torch.stack([anchors, anchors])
             return
         fresh = torch.Generator(self.device).manual_seed(seed_of(self.seed, epoch, 1))
         pairs = self.neighbours.draw_pairs(anchors, fresh)
         self._ids, self._weights = torch.stack([anchors, anchors, pairs.neighbours]), pairs.weights
+
+    def _order(self, generator: torch.Generator) -> Tensor:
+        if self._tiles_of is None:
+            return torch.randperm(len(self.anchors), generator=generator)
+        return balanced_order(self._tiles_of, len(self.anchors), generator)
+
+
+def balanced_order(groups: Sequence[Tensor], length: int, generator: torch.Generator) -> Tensor:
+    """Draw items so that each group comes as often as each other in any stretch of the order, up to two.
+
+    The groups take turns, in another order each round; within a group all items come before one comes again.
+
+    Args:
+        groups: the items of each, (m,) int64, none of them empty.
+        length: how many to draw.
+        generator: on the CPU.
+
+    Returns:
+        (length,) int64.
+    """
+    rounds = -(-length // len(groups))
+    turns = torch.rand(rounds, len(groups), generator=generator).argsort(dim=1).flatten()[:length]
+    order = torch.empty(length, dtype=torch.int64)
+    for number, items in enumerate(groups):
+        places = (turns == number).nonzero()[:, 0]
+        passes = -(-len(places) // len(items))
+        shuffled = torch.rand(passes, len(items), generator=generator).argsort(dim=1).flatten()
+        order[places] = items[shuffled[: len(places)]]
+    return order

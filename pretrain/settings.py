@@ -10,11 +10,22 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from simtriplet.wsi.errors import SettingsError, UnknownNameError
+from simtriplet.pretrain.run_settings import (
+    CollapseRule,
+    DeviceName,
+    ExportFormat,
+    NanRule,
+    PrecisionName,
+    RunSettings,
+    Switch,
+)
+from simtriplet.pretrain.setting_rules import require, require_probability, require_range
+from simtriplet.wsi.errors import UnknownNameError
 from simtriplet.wsi.registry import nearest_name
 from simtriplet.wsi.settings import build, merge, parse_assignments, read_toml
 
 __all__ = [
+    "Balance",
     "CollapseRule",
     "DataSettings",
     "DeviceName",
@@ -37,26 +48,8 @@ __all__ = [
 
 IsolatedRule = Literal["self", "drop"]
 StorageTier = Literal["auto", "device", "host", "stream"]
-PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
-DeviceName = Literal["auto", "cpu", "cuda"]
+Balance = Literal["none", "slide"]
 LastNorm = Literal["affine_free", "affine", "none"]
-Switch = Literal["auto", "on", "off"]
-CollapseRule = Literal["stop", "warn"]
-NanRule = Literal["stop", "skip"]
-ExportFormat = Literal["torchscript", "onnx"]
-
-
-def _require(holds: bool, name: str, value: object, rule: str) -> None:
-    if not holds:
-        raise SettingsError(f"setting '{name}' is {value!r}: must {rule}; correct it")
-
-
-def _require_probability(name: str, value: float) -> None:
-    _require(0 <= value <= 1, name, value, "lie in 0..1")
-
-
-def _require_range(name: str, bounds: tuple[float, float], low: float, high: float) -> None:
-    _require(low <= bounds[0] <= bounds[1] <= high, name, bounds, f"be two rising numbers in {low:g}..{high:g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +61,7 @@ class DataSettings:
         neighbours: name of the neighbour index in the stores.
         isolated: a tile without neighbours gives a third view of itself ("self"), or is left out ("drop").
         storage: where tiles wait: on the device, in host memory, in the stores, or picked by size.
+        balance: "slide" lets each slide come as often as every other in each batch, whatever its size: small ones repeat.
         pair_weights: names of the pair-weight registry; a neighbour counts the product of them, 1 where there are none.
         similarity_features: name of the stored features that the pair weight "similarity" compares.
         regate_every_epochs: so often the pairs to draw from are chosen anew by the features being learnt; 0: never.
@@ -78,19 +72,20 @@ class DataSettings:
     neighbours: str = "spatial"
     isolated: IsolatedRule = "self"
     storage: StorageTier = "auto"
+    balance: Balance = "none"
     pair_weights: tuple[str, ...] = ()
     similarity_features: str | None = None
     regate_every_epochs: int = 0
     regate_quantile: float = 0.25
 
     def __post_init__(self) -> None:
-        _require(self.image_size_px >= 16, "data.image_size_px", self.image_size_px, "be at least 16")
+        require(self.image_size_px >= 16, "data.image_size_px", self.image_size_px, "be at least 16")
         names, features = self.pair_weights, self.similarity_features
-        _require(len(set(names)) == len(names), "data.pair_weights", names, "name each weight once")
+        require(len(set(names)) == len(names), "data.pair_weights", names, "name each weight once")
         known = bool(features) or "similarity" not in names
-        _require(known, "data.similarity_features", features, "name stored features for the pair weight 'similarity'")
-        _require(self.regate_every_epochs >= 0, "data.regate_every_epochs", self.regate_every_epochs, "be at least 0")
-        _require(0 <= self.regate_quantile < 1, "data.regate_quantile", self.regate_quantile, "lie in 0..1, below 1")
+        require(known, "data.similarity_features", features, "name stored features for the pair weight 'similarity'")
+        require(self.regate_every_epochs >= 0, "data.regate_every_epochs", self.regate_every_epochs, "be at least 0")
+        require(0 <= self.regate_quantile < 1, "data.regate_quantile", self.regate_quantile, "lie in 0..1, below 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,17 +131,17 @@ class ViewSettings:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
-        _require_range("views.crop_scale", self.crop_scale, 0.01, 1)
-        _require_range("views.crop_ratio", self.crop_ratio, 0.1, 10)
-        _require(self.crop_ratio[0] <= 1 <= self.crop_ratio[1], "views.crop_ratio", self.crop_ratio, "include 1")
+        require_range("views.crop_scale", self.crop_scale, 0.01, 1)
+        require_range("views.crop_ratio", self.crop_ratio, 0.1, 10)
+        require(self.crop_ratio[0] <= 1 <= self.crop_ratio[1], "views.crop_ratio", self.crop_ratio, "include 1")
         for name in ("horizontal_flip_p", "vertical_flip_p", "stain_p", "jitter_p", "grey_p", "blur_p"):
-            _require_probability(f"views.{name}", getattr(self, name))
+            require_probability(f"views.{name}", getattr(self, name))
         for name in ("brightness", "contrast", "saturation"):
-            _require(getattr(self, name) >= 0, f"views.{name}", getattr(self, name), "be at least 0")
-        _require(0 <= self.stain <= 1, "views.stain", self.stain, "lie in 0..1")
-        _require(0 <= self.hue <= 0.5, "views.hue", self.hue, "lie in 0..0.5")
-        _require_range("views.blur_sigma_px", self.blur_sigma_px, 0.01, 20)
-        _require(min(self.std) > 0, "views.std", self.std, "be above 0")
+            require(getattr(self, name) >= 0, f"views.{name}", getattr(self, name), "be at least 0")
+        require(0 <= self.stain <= 1, "views.stain", self.stain, "lie in 0..1")
+        require(0 <= self.hue <= 0.5, "views.hue", self.hue, "lie in 0..0.5")
+        require_range("views.blur_sigma_px", self.blur_sigma_px, 0.01, 20)
+        require(min(self.std) > 0, "views.std", self.std, "be above 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +166,7 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         for name in ("projector_dim", "predictor_dim"):
-            _require(getattr(self, name) >= 2, f"model.{name}", getattr(self, name), "be at least 2")
+            require(getattr(self, name) >= 2, f"model.{name}", getattr(self, name), "be at least 2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +196,7 @@ class ObjectiveSettings:
         numbers += ["invariance_weight", "variance_weight", "covariance_weight", "redundancy_weight"]
         for name in numbers:
             value = getattr(self, name)
-            _require(0 <= value < math.inf, f"objective.{name}", value, "be at least 0 and finite")
+            require(0 <= value < math.inf, f"objective.{name}", value, "be at least 0 and finite")
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,83 +218,10 @@ class OptimiserSettings:
     predictor_decay: bool = False
 
     def __post_init__(self) -> None:
-        _require(0 < self.base_lr < math.inf, "optimiser.base_lr", self.base_lr, "be above 0")
-        _require(0 <= self.momentum < 1, "optimiser.momentum", self.momentum, "lie in 0..1, below 1")
-        _require(self.weight_decay >= 0, "optimiser.weight_decay", self.weight_decay, "be at least 0")
-        _require(self.warmup_epochs >= 0, "optimiser.warmup_epochs", self.warmup_epochs, "be at least 0")
-
-
-@dataclass(frozen=True, slots=True)
-class RunSettings:
-    """How long, on what and how often.
-
-    Attributes:
-        epochs: passes over the tiles.
-        max_steps: end (and finish the learning-rate schedule) after so many steps where that is sooner, with a warm-up
-            of at most a tenth of them; None: never.
-        max_minutes: stop after so long with a checkpoint to resume from, mid-schedule; None: never.
-        batch_size: triplets a step.
-        seed: of the weights, the order, the neighbours and the views.
-        precision: of the encoder; auto is bf16 on a GPU that has it and fp32 elsewhere.
-        device: auto is cuda where there is one.
-        channels_last: memory layout of images in the encoder on a GPU, the faster one on tensor cores; a CPU keeps planes.
-        checkpoint_every_epochs: how often checkpoints/last.pt is replaced.
-        keep_every_epochs: how often a checkpoint is kept for good; None: never.
-        log_every_steps: how often the device is asked for the loss.
-        monitor_every_epochs: how often the features are measured (and at the end), on tiles fixed by the seed; 0: never.
-        monitor_tiles: how many tiles that takes, at most.
-        tensorboard: write events for TensorBoard too; auto does where the package tensorboard is installed.
-        on_collapse: what follows when z hardly varies for long after the warm-up: a warning, or the end of the run.
-        on_nan: what follows a loss or gradient that is not finite: the end, or the step counts for nothing.
-        accumulate: micro-batches a step, of batch_size / accumulate triplets each: less memory. Batch normalisation and the
-            terms of an objective that compare triplets see one micro-batch at a time.
-        activation_checkpointing: keep the inputs of the backbone's blocks only and compute the rest again: less memory for
-            about a third more time.
-        compile: torch.compile the encoder; off until its gain has been measured on a GPU.
-        tf32: let fp32 matrix products and convolutions on a GPU round their factors to 10 bits.
-        export: forms the encoder is written in besides encoder.safetensors: "torchscript", "onnx".
-        threads: CPU threads of torch and of the store reader; None leaves both alone.
-    """
-
-    epochs: int = 400
-    max_steps: int | None = None
-    max_minutes: float | None = None
-    batch_size: int = 128
-    seed: int = 0
-    precision: PrecisionName = "auto"
-    device: DeviceName = "auto"
-    channels_last: bool = True
-    checkpoint_every_epochs: int = 5
-    keep_every_epochs: int | None = None
-    log_every_steps: int = 50
-    monitor_every_epochs: int = 10
-    monitor_tiles: int = 2000
-    tensorboard: Switch = "auto"
-    on_collapse: CollapseRule = "stop"
-    on_nan: NanRule = "stop"
-    accumulate: int = 1
-    activation_checkpointing: bool = False
-    compile: bool = False
-    tf32: bool = True
-    export: tuple[ExportFormat, ...] = ()
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        _require(self.batch_size >= 2, "run.batch_size", self.batch_size, "be at least 2 (batch normalisation)")
-        _require(0 <= self.seed < 2**63, "run.seed", self.seed, "be at least 0")
-        for name in ("epochs", "checkpoint_every_epochs", "log_every_steps", "accumulate"):
-            _require(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "be at least 1")
-        _require(self.monitor_every_epochs >= 0, "run.monitor_every_epochs", self.monitor_every_epochs, "be at least 0")
-        _require(2 <= self.monitor_tiles <= 20_000, "run.monitor_tiles", self.monitor_tiles, "lie in 2..20000")
-        divides = self.batch_size % self.accumulate == 0 and self.batch_size >= 2 * self.accumulate
-        rule = f"divide run.batch_size ({self.batch_size}) into parts of at least 2"
-        _require(divides, "run.accumulate", self.accumulate, rule)
-        clash = self.compile and self.activation_checkpointing
-        _require(not clash, "run.compile", self.compile, "be false with run.activation_checkpointing")
-        for name in ("max_steps", "threads", "keep_every_epochs"):
-            value = getattr(self, name)
-            _require(value is None or value >= 1, f"run.{name}", value, "be at least 1")
-        _require(self.max_minutes is None or self.max_minutes > 0, "run.max_minutes", self.max_minutes, "be above 0")
+        require(0 < self.base_lr < math.inf, "optimiser.base_lr", self.base_lr, "be above 0")
+        require(0 <= self.momentum < 1, "optimiser.momentum", self.momentum, "lie in 0..1, below 1")
+        require(self.weight_decay >= 0, "optimiser.weight_decay", self.weight_decay, "be at least 0")
+        require(self.warmup_epochs >= 0, "optimiser.warmup_epochs", self.warmup_epochs, "be at least 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +237,7 @@ class PretrainSettings:
 
     def __post_init__(self) -> None:
         warmup, epochs = self.optimiser.warmup_epochs, self.run.epochs
-        _require(warmup < epochs, "optimiser.warmup_epochs", warmup, f"be below run.epochs ({epochs})")
+        require(warmup < epochs, "optimiser.warmup_epochs", warmup, f"be below run.epochs ({epochs})")
 
 
 def preset_names() -> list[str]:

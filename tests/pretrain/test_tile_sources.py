@@ -84,3 +84,9 @@ def test_the_tier_follows_the_size():
     assert free > 1 << 20
     assert pick_tier(1 << 20, device=CPU) == "device"
     assert pick_tier(100 * free, device=CPU) == "stream"
+
+
+def test_processes_of_one_machine_share_its_memory(monkeypatch):
+    whole = free_host_bytes()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert free_host_bytes() == pytest.approx(whole / 4, rel=0.2)

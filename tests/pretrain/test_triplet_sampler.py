@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from simtriplet.pretrain.neighbours import NeighbourDraw
-from simtriplet.pretrain.sampler import TripletSampler, seed_of
+from simtriplet.pretrain.sampler import TripletSampler, balanced_order, seed_of
 from simtriplet.wsi.errors import TrainingError
 
 CPU = torch.device("cpu")
@@ -93,3 +95,43 @@ def test_seeds_of_neighbouring_numbers_have_nothing_in_common():
     seeds = {seed_of(a, b) for a in range(30) for b in range(30)}
     assert len(seeds) == 900
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_balanced_slides_come_equally_often_in_every_batch():
+    slides = torch.repeat_interleave(torch.arange(4), torch.tensor([100, 5, 30, 1]))
+    sampler = TripletSampler(torch.arange(136) + 7, batch_size=16, seed=0, neighbours=None, device=CPU, slides=slides)
+    assert sampler.steps_per_epoch == 8
+    for step in range(20):
+        counts = torch.bincount(slides[sampler.ids(step)[0] - 7], minlength=4)
+        assert counts.tolist() == [4, 4, 4, 4]
+
+
+@given(
+    sizes=st.lists(st.integers(1, 20), min_size=1, max_size=7),
+    length=st.integers(1, 120),
+    start=st.integers(0, 100),
+    seed=st.integers(0, 5),
+)
+def test_groups_take_turns_and_no_item_repeats_before_all_came(sizes, length, start, seed):
+    groups = list(torch.arange(sum(sizes)).split(sizes))
+    order = balanced_order(groups, length, torch.Generator().manual_seed(seed))
+    assert len(order) == length
+    owner = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))[order]
+    stretch = torch.bincount(owner[start : start + 40], minlength=len(sizes))
+    assert int(stretch.max() - stretch.min()) <= 2
+    for number, size in enumerate(sizes):
+        mine = order[owner == number]
+        for part in mine.split(size):
+            assert len(part.unique()) == len(part)
+
+
+def test_a_balanced_order_is_another_one_each_epoch_and_found_again():
+    slides = torch.repeat_interleave(torch.arange(3), 20)
+    make_one = lambda: TripletSampler(  # noqa: E731
+        torch.arange(60), batch_size=12, seed=3, neighbours=None, device=CPU, slides=slides
+    )
+    whole = make_one()
+    steps = [whole.ids(step) for step in range(10)]
+    assert not torch.equal(steps[0], steps[5])
+    for step in (9, 4, 0):
+        assert torch.equal(make_one().ids(step), steps[step])
