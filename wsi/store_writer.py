@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,14 +145,10 @@ class StoreWriter:
         Raises:
             StoreError: if the disk is full or fails.
         """
-        try:
+        with _telling(self.path):
             for name, chunks in encoded.items():
                 self._checksums[name][shard] = np.array([crc32c(chunk) for chunk in chunks], dtype=np.uint32)
                 self._sizes[name, shard] = write_image_shard(self._array(name), shard, chunks)
-        except OSError as error:
-            raise StoreError(
-                f"output '{self.path}': cannot be written ({error.strerror}); free space and tile again"
-            ) from error
 
     def write_tiles(self, tiles: npt.NDArray[np.uint8]) -> None:
         """Write all tiles at once, (n, s, s, 3) uint8."""
@@ -177,13 +174,9 @@ class StoreWriter:
         Raises:
             StoreError: if the disk is full or fails.
         """
-        try:
+        with _telling(self.path):
             write_thumbnail(write_group(self.partial / "images", {}), thumbnail, tissue_mask, um_per_px=um_per_px)
             _write_regions(write_group(self.partial / "tissue", {}), regions)
-        except OSError as error:
-            raise StoreError(
-                f"output '{self.path}': cannot be written ({error.strerror}); free space and tile again"
-            ) from error
         self._has_overview = True
 
     def finish(self, contents: StoreContents) -> TileStore:
@@ -197,7 +190,7 @@ class StoreWriter:
         if not self._has_overview:
             um_per_px = contents.slide["mpp"] * contents.thumbnail_downsample
             self.write_overview(contents.thumbnail, contents.tissue_mask, contents.regions, um_per_px=um_per_px)
-        try:
+        with _telling(self.path):
             for name in self.arrays:
                 write_image_metadata(self._array(name), n_tiles=n_tiles, size_px=self.size_px, codec=self.codec)
             write_group(self.partial / "tiles", {})
@@ -206,10 +199,6 @@ class StoreWriter:
             write_group(self.partial, _attributes(contents, n_tiles=n_tiles, codec=self.codec))
             _fsync_tree(self.partial)
             _replace_folder(self.partial, self.path)
-        except OSError as error:
-            raise StoreError(
-                f"output '{self.path}': cannot be written ({error.strerror}); free space and tile again"
-            ) from error
         return TileStore(self.path)
 
     def _all_checksums(self, name: str, n_tiles: int) -> npt.NDArray[np.uint32]:
@@ -220,6 +209,17 @@ class StoreWriter:
                 f"store '{self.path.name}': {len(found)} tiles written, {n_tiles} described; report this as a bug"
             )
         return found
+
+
+@contextmanager
+def _telling(output: Path) -> Iterator[None]:
+    """Turn a failure of the disk into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"output '{output}': cannot be written ({error.strerror}); free space and tile again"
+        ) from error
 
 
 def _lock_folder(folder: Path) -> int | None:

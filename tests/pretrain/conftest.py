@@ -1,6 +1,7 @@
 """Settings and a small backbone that let real training runs take a fraction of a second."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -74,3 +75,24 @@ def timid_backbone() -> None:
     """Register `timid`."""
     if "timid" not in BACKBONES:
         BACKBONES.add("timid", lambda zero_init_residual: Backbone(_Timid(), 8))
+
+
+@pytest.fixture(scope="session")
+def assert_same() -> Callable[..., None]:
+    """Return a comparison of nested states, tensors bit for bit, that names the first difference."""
+    return _assert_same
+
+
+def _assert_same(one: Any, other: Any, path: str = "state") -> None:
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), path
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        for key in one:
+            _assert_same(one[key], other[key], f"{path}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), path
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            _assert_same(a, b, f"{path}[{i}]")
+    else:
+        assert one == other, path

@@ -48,25 +48,12 @@ def lines_of(out):
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-def assert_same(one, other, path="state"):
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), path
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), path
-        for key in one:
-            assert_same(one[key], other[key], f"{path}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), path
-        for i, (a, b) in enumerate(zip(one, other, strict=True)):
-            assert_same(a, b, f"{path}[{i}]")
-    else:
-        assert one == other, path
-
-
 # three steps an epoch: early in the warm-in; right before neighbours are chosen (step 6); in mid-interval; at the next choice
 @pytest.mark.parametrize("step", [2, 6, 8, 12])
 @pytest.mark.parametrize("objective", ["simtriplet", "vicreg", "barlow"])
-def test_a_resumed_run_with_every_option_equals_an_uninterrupted_one(stores, make_settings, tmp_path, step, objective):
+def test_a_resumed_run_with_every_option_equals_an_uninterrupted_one(
+    stores, make_settings, tmp_path, step, objective, assert_same
+):
     settings = make_settings(f"objective.name={objective}", *EVERYTHING)
 
     def stop(report):
@@ -91,7 +78,7 @@ def test_a_resumed_run_with_every_option_equals_an_uninterrupted_one(stores, mak
 
 
 @pytest.mark.parametrize("tier", ["host", "stream"])
-def test_the_storage_tier_does_not_change_the_result_of_any_option(stores, make_settings, tmp_path, tier):
+def test_the_storage_tier_does_not_change_the_result_of_any_option(stores, make_settings, tmp_path, tier, assert_same):
     for storage in ("device", tier):
         pretrain(stores, make_settings(f"data.storage={storage}", *EVERYTHING), tmp_path / storage)
     one, other = state_of(tmp_path / "device"), state_of(tmp_path / tier)

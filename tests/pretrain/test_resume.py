@@ -18,21 +18,6 @@ def state_of(out):
     return torch.load(out / "checkpoints" / "last.pt", weights_only=True)
 
 
-def assert_same(one, other, path="state"):
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), path
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), path
-        for key in one:
-            assert_same(one[key], other[key], f"{path}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), path
-        for i, (a, b) in enumerate(zip(one, other, strict=True)):
-            assert_same(a, b, f"{path}[{i}]")
-    else:
-        assert one == other, path
-
-
 def losses_of(out):
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [(line["step"], line["loss"], line["lr"], line["z_std"]) for line in lines]
@@ -52,7 +37,9 @@ def raise_interrupt():
 
 @pytest.mark.parametrize("step", [2, 3, 4])  # in the first epoch, at its end, in the second
 @pytest.mark.parametrize("objective", ["simtriplet", "vicreg"])
-def test_a_resumed_run_equals_an_uninterrupted_one(store_factory, make_settings, tmp_path, step, objective):
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    store_factory, make_settings, tmp_path, step, objective, assert_same
+):
     stores, settings = [store_factory()], make_settings(f"objective.name={objective}")
     whole = pretrain(stores, settings, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
