@@ -6,18 +6,16 @@ import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from simtriplet.pipelines.slide_files import SLIDE_SUFFIXES, find_slides, one_per_series
 from simtriplet.wsi.annotation_file import find_annotation, read_annotations
 from simtriplet.wsi.errors import SettingsError, SlideOpenError
 from simtriplet.wsi.registry import nearest_name
 from simtriplet.wsi.tiling import SlideJob, slide_id_of
 
-__all__ = ["SLIDE_SUFFIXES", "collect_jobs", "read_manifest"]
+__all__ = ["collect_jobs", "read_manifest"]
 
 log = logging.getLogger(__name__)
 
-SLIDE_SUFFIXES = frozenset(
-    ".svs .tif .tiff .btf .ndpi .vms .vmu .scn .mrxs .svslide .bif .dcm .czi .qptiff".split()  # noqa: SIM905
-)
 COLUMNS = ("path", "slide_id", "patient_id", "label", "slide_mpp")
 
 
@@ -31,7 +29,8 @@ def collect_jobs(
     """Turn what the user named into slide jobs.
 
     Args:
-        inputs: slide files, folders (all slides right inside them) and manifest CSVs.
+        inputs: slide files, folders (of the slides right inside them, see `recursive`) and manifest CSVs. The files of one
+            DICOM series count as one slide.
         annotations: folder with `<slide_id>.geojson`, .xml or .csv, or one such file when there is one slide.
         slide_mpp: micrometres per level-0 pixel for all slides whose manifest row gives none.
         recursive: take the slides in folders of folders too.
@@ -41,17 +40,20 @@ def collect_jobs(
         SettingsError: if two slides have one id or a manifest is malformed.
         AnnotationError: if an annotation file is malformed.
     """
-    jobs: list[SlideJob] = []
+    files: list[Path] = []
+    listed: list[SlideJob] = []
     for given in inputs:
         if given.suffix.lower() == ".csv":
-            jobs.extend(read_manifest(given))
+            listed.extend(read_manifest(given))
         elif given.is_dir() and given.suffix.lower() not in SLIDE_SUFFIXES:
-            jobs.extend(_folder_jobs(given, recursive=recursive))
+            files.extend(find_slides(given, recursive=recursive))
         elif given.exists():
-            jobs.append(SlideJob(given, slide_id_of(given)))
+            files.append(given)
         else:
             raise SlideOpenError(f"slide '{given}': does not exist; check the path")
+    jobs = [*listed, *(SlideJob(path, slide_id_of(path)) for path in one_per_series(files))]
     _refuse_duplicates(jobs)
+    _refuse_split_series(jobs)
     complete = [_complete(job, annotations, slide_mpp, single=len(jobs) == 1) for job in jobs]
     _tell_missing_annotations(complete, annotations)
     return complete
@@ -66,33 +68,6 @@ def _tell_missing_annotations(jobs: Sequence[SlideJob], annotations: Path | None
         )
     if missing:
         log.warning("%d of %d slides have no annotations, %r for instance", len(missing), len(jobs), missing[0])
-
-
-def _folder_jobs(folder: Path, *, recursive: bool) -> list[SlideJob]:
-    found = sorted(path for path in (folder.rglob("*") if recursive else folder.iterdir()) if path.is_file())
-    files = _one_per_series([path for path in found if path.suffix.lower() in SLIDE_SUFFIXES])
-    if not files:
-        deeper = not recursive and any(path.suffix.lower() in SLIDE_SUFFIXES for path in folder.glob("*/*"))
-        hint = "its folders do, pass --recursive" if deeper else "check the path"
-        raise SlideOpenError(f"folder '{folder}': holds no slides ({', '.join(sorted(SLIDE_SUFFIXES))}); {hint}")
-    others = [path.name for path in found if path.suffix.lower() not in SLIDE_SUFFIXES]
-    if others:
-        log.info("folder '%s': %d files have no slide's suffix, %r for instance", folder, len(others), others[0])
-    return [SlideJob(path, slide_id_of(path)) for path in files]
-
-
-def _one_per_series(files: Sequence[Path]) -> list[Path]:
-    """Keep the first of the DICOM files that make up one slide: OpenSlide finds the others, which hold its levels."""
-    kept: dict[object, Path] = {}
-    for path in files:
-        kept.setdefault(_series(path) if path.suffix.lower() == ".dcm" else path, path)
-    return list(kept.values())
-
-
-def _series(path: Path) -> object:
-    from simtriplet.wsi.openslide_reader import dicom_series  # imports OpenSlide, which only tiling needs
-
-    return path.parent, dicom_series(path) or path
 
 
 def read_manifest(path: Path) -> list[SlideJob]:
@@ -148,6 +123,15 @@ def _refuse_duplicates(jobs: Sequence[SlideJob]) -> None:
         if first is not job:
             raise SettingsError(
                 f"slide id {job.slide_id!r}: is that of both '{first.path}' and '{job.path}'; give them ids in a manifest"
+            )
+
+
+def _refuse_split_series(jobs: Sequence[SlideJob]) -> None:
+    kept = set(one_per_series([job.path for job in jobs]))
+    for job in jobs:
+        if job.path not in kept:
+            raise SettingsError(
+                f"slide {job.slide_id!r}: its file '{job.path}' belongs to the DICOM series of another one; list one file a series"
             )
 
 

@@ -43,7 +43,10 @@ def write_direct(path: Path, memory: npt.NDArray[np.uint8]) -> int:
         file = os.open(path, os.O_WRONLY | flag)
         try:
             while done < length and done % ALIGNMENT == 0:
-                done += os.pwrite(file, buffer[done:length], done)
+                written = os.pwrite(file, buffer[done:length], done)
+                if not written:
+                    break
+                done += written
         finally:
             os.close(file)
     return done

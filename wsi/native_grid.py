@@ -21,6 +21,9 @@ from simtriplet.wsi.slide import SlideReader
 __all__ = ["NativeTiles", "TiffNativeTiles", "jpeg_head", "native_spec", "native_tiles"]
 
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
+_BEGINNING = b"\xff\xd8\xff"
+"""The start of an image and that of its first marker."""
+
 _ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
 _ADOBE_YCBCR = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x01"
 
@@ -47,7 +50,8 @@ class NativeTiles(Protocol):
             memory: gives (b,) uint8 memory for them.
 
         Raises:
-            SlideReadError: if its bytes are missing or no JPEG.
+            SlideReadError: if the bytes of one are missing or no JPEG.
+            SettingsError: if one was never scanned.
         """
 
 
@@ -131,6 +135,12 @@ class TiffNativeTiles:
         """See NativeTiles; each stream is read to where its chunk will lie, then the head is laid over its start."""
         head, more = self._head, len(self._head) - len(_SOI)
         numbers = [row * self.n_cols + col for row, col in zip(rows, cols, strict=True)]
+        for number in numbers:
+            if not self._sizes[number]:
+                raise SettingsError(
+                    f"slide '{self._name}': native tile {self._place(number)} was never scanned, so there is nothing to copy; "
+                    "use --grid mpp, or a --tissue mask that leaves it out"
+                )
         sizes = np.array([self._sizes[number] + more for number in numbers], np.int64)
         found = memory(int(sizes.sum()))
         view = found.data
@@ -139,14 +149,18 @@ class TiffNativeTiles:
             begin, end = start + more, start + size
             if os.preadv(self._file, [view[begin:end]], self._offsets[number]) != end - begin:
                 raise self._damaged(number, "the file ends before the tile does")
-            if view[begin : begin + len(_SOI)] != _SOI:
+            if end - begin < len(_BEGINNING) or view[begin : begin + len(_BEGINNING)] != _BEGINNING:
                 raise self._damaged(number, "the tile is no JPEG stream")
             view[start : start + len(head)] = head
             start = end
         return PackedChunks(found, sizes)
 
     def _damaged(self, number: int, what: str) -> SlideReadError:
-        row, col = divmod(number, self.n_cols)
         return SlideReadError(
-            f"slide '{self._name}': native tile ({col}, {row}) cannot be copied ({what}); the file is damaged"
+            f"slide '{self._name}': native tile {self._place(number)} cannot be copied ({what}); the file is damaged"
         )
+
+    def _place(self, number: int) -> tuple[int, int]:
+        """Return (column, row)."""
+        row, col = divmod(number, self.n_cols)
+        return col, row

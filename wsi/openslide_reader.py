@@ -11,7 +11,7 @@ from simtriplet.wsi.errors import SlideOpenError, SlideReadError
 from simtriplet.wsi.slide import Pixels, SlideInfo, level_downsamples
 from simtriplet.wsi.window import WindowReader, on_white
 
-__all__ = ["OpenSlideReader", "dicom_series"]
+__all__ = ["OpenSlideReader"]
 
 
 class OpenSlideReader(WindowReader):
@@ -97,12 +97,3 @@ def positive(text: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return number if 0 < number < float("inf") else None
-
-
-def dicom_series(path: Path) -> str | None:
-    """Return the UID of the series that a DICOM file belongs to; None where OpenSlide cannot tell."""
-    try:
-        with openslide.OpenSlide(path) as slide:
-            return slide.properties.get("dicom.SeriesInstanceUID")
-    except openslide.OpenSlideError:
-        return None

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,6 +99,7 @@ class StoreWriter:
         self._checksums: dict[str, dict[int, npt.NDArray[np.uint32]]] = {name: {} for name in self.arrays}
         self._sizes: dict[tuple[str, int], int] = {}
         self._has_overview = False
+        self._is_finished = False
         try:
             lock = _lock_folder(self.partial) if self.partial.exists() else None
             shutil.rmtree(self.partial, ignore_errors=True)  # what a run that was killed left
@@ -125,7 +126,7 @@ class StoreWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self.partial.exists():
+        if not self._is_finished:  # once renamed, a folder of the old name is that of the next run
             shutil.rmtree(self.partial, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)
@@ -198,8 +199,11 @@ class StoreWriter:
             # the state comes last: without it nothing opens the store
             write_group(self.partial, _attributes(contents, n_tiles=n_tiles, codec=self.codec))
             _fsync_tree(self.partial)
-            _replace_folder(self.partial, self.path)
+            _replace_folder(self.partial, self.path, renamed=self._note_finished)
         return TileStore(self.path)
+
+    def _note_finished(self) -> None:
+        self._is_finished = True
 
     def _all_checksums(self, name: str, n_tiles: int) -> npt.NDArray[np.uint32]:
         parts = [self._checksums[name][shard] for shard in sorted(self._checksums[name])]
@@ -322,12 +326,13 @@ def _fsync_tree(folder: Path) -> None:
             os.close(file)
 
 
-def _replace_folder(new: Path, final: Path) -> None:
-    """Rename `new` to `final`, moving an old folder out of the way first."""
+def _replace_folder(new: Path, final: Path, *, renamed: Callable[[], None]) -> None:
+    """Rename `new` to `final`, moving an old folder out of the way first; `renamed` is called as soon as it is done."""
     old = final.with_name(f"{final.name}.old-{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
     if final.exists():
         os.rename(final, old)
     os.rename(new, final)
+    renamed()
     shutil.rmtree(old, ignore_errors=True)
 
 

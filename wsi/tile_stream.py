@@ -27,6 +27,9 @@ __all__ = ["CopiedTiles", "PixelTiles", "Streamed", "TileBlock", "TileFeed", "re
 _WINDOW_BYTES = 24 << 20
 """Windows held at once by a thread while it resamples them."""
 
+_SPARE_BYTES = 256 << 20
+"""Of blocks of tiles, for threads beyond those that compute."""
+
 Progress = Callable[[int, int], None]
 Scores = dict[str, npt.NDArray[np.float32]]
 
@@ -172,7 +175,7 @@ def stream_tiles(
         n_tiles: how many there are.
         writer: the store.
         quality: limits; without any, threads write whole shards on their own.
-        threads: that compute at once; as many again are kept for those that wait for the disk.
+        threads: that compute at once; as many again, within 256 MiB, for those that wait for the disk.
         progress: called with (tiles done, tiles in all).
 
     Raises:
@@ -185,7 +188,8 @@ def stream_tiles(
     scores: Scores = {}
     done = 0
     # while some wait for the disk, the others decode
-    pool = ThreadPoolExecutor(2 * threads, thread_name_prefix="tile")
+    spare = _SPARE_BYTES // (TILES_PER_SHARD * writer.size_px**2 * 3)
+    pool = ThreadPoolExecutor(threads + min(threads, spare), thread_name_prefix="tile")
     try:
         for places, (found, block_reasons) in zip(
             blocks, _in_order(pool, run, blocks, ahead=2 * threads + 1), strict=True
@@ -237,7 +241,9 @@ class _Filtered:
         reasons = self._quality.reason_codes(block.scores)
         kept = np.flatnonzero(reasons == 0).tolist()
         for name, chunks in block.encoded.items():
-            self._waiting[name] += [chunks[place] for place in kept]
+            # a view would hold the memory of its whole block until the shard is full
+            whole = len(kept) == len(chunks)
+            self._waiting[name] += [chunks[place] if whole else bytes(chunks[place]) for place in kept]
         while len(self._waiting[IMAGES]) >= TILES_PER_SHARD:
             self._write()
         return block.scores, reasons

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ import shapely
 
 from simtriplet.wsi.annotation import label_tiles
 from simtriplet.wsi.codec import JpegCodec, make_codec
-from simtriplet.wsi.errors import StoreError, StoreExistsError, TissueError
+from simtriplet.wsi.errors import StoreExistsError, TissueError
 from simtriplet.wsi.geometry import centred_level_xy, plan_context
 from simtriplet.wsi.images import context_name
 from simtriplet.wsi.picture import draw_tiling
@@ -33,6 +34,8 @@ from simtriplet.wsi.tile_stream import CopiedTiles, PixelTiles, Streamed, TileFe
 from simtriplet.wsi.tissue_source import mask_file
 
 __all__ = ["Existing", "LabelSpec", "SlideJob", "TileRequest", "TilingSummary", "slide_id_of", "tile_slide"]
+
+log = logging.getLogger(__name__)
 
 PICTURE_SUFFIX = ".tiling.jpg"
 _PICTURE_QUALITY = 88
@@ -305,14 +308,15 @@ def _draw_picture(survey: Survey, regions: Sequence[shapely.MultiPolygon], strea
 
 
 def _write_picture(store: Path, picture: bytes) -> None:
-    """Write the picture beside the store: `<slide_id>.tiling.jpg`."""
+    """Write the picture beside the store: `<slide_id>.tiling.jpg`; the store is whole already, so a failure is a warning."""
     path = store.with_name(store.name.removesuffix(STORE_SUFFIX) + PICTURE_SUFFIX)
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     try:
         partial.write_bytes(picture)
         partial.replace(path)
     except OSError as error:
-        raise StoreError(f"output '{path}': cannot be written ({error.strerror}); free space and tile again") from error
+        partial.unlink(missing_ok=True)
+        log.warning("picture '%s': cannot be written (%s); the store is whole without it", path, error.strerror)
 
 
 def _labels(job: SlideJob, spec: LabelSpec, base_xy: npt.NDArray[np.int64], base_size: float) -> Categorical | None:

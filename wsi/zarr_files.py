@@ -103,9 +103,10 @@ def write_array(
     for place in itertools.product(*map(range, counts)):
         part = values[tuple(slice(i * side, (i + 1) * side) for i, side in zip(place, chunk, strict=True))]
         if part.shape != chunk:  # chunks at the border are stored in full
-            part = np.pad(
-                part, [(0, side - size) for side, size in zip(chunk, part.shape, strict=True)], constant_values=fill
-            )
+            inside = tuple(map(slice, part.shape))
+            whole = np.full(chunk, fill, object if is_text else part.dtype)
+            whole[inside] = part
+            part = whole
         file = path.joinpath("c", *map(str, place))
         file.parent.mkdir(parents=True, exist_ok=True)
         raw = VLenUTF8().encode(part.astype(object)) if is_text else np.ascontiguousarray(_little(part))
@@ -159,7 +160,7 @@ def _array(
 
 
 def _write_node(path: Path, node: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
-    text = json.dumps({"zarr_format": 3, **node, "attributes": attributes})
+    text = json.dumps({"zarr_format": 3, **node, "attributes": attributes}, allow_nan=False)
     (path / "zarr.json").write_text(text, encoding="utf-8")
 
 

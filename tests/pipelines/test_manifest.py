@@ -1,5 +1,6 @@
 """Which slides a folder stands for."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -31,6 +32,27 @@ def test_two_slides_of_one_name_in_two_folders_are_refused(tmp_path: Path) -> No
         collect_jobs([tmp_path], recursive=True)
 
 
+def test_links_are_followed_once_and_hidden_files_left_out(tmp_path: Path) -> None:
+    touch(tmp_path / "real/a.svs", tmp_path / "cohort/._b.svs", tmp_path / "cohort/.Trash/c.svs")
+    (tmp_path / "cohort/linked").symlink_to(tmp_path / "real")
+    (tmp_path / "cohort/loop").symlink_to(tmp_path / "cohort")
+    assert [job.slide_id for job in collect_jobs([tmp_path / "cohort"], recursive=True)] == ["a"]
+    with pytest.raises(SlideOpenError, match="pass --recursive"):
+        collect_jobs([tmp_path / "cohort"])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+@pytest.mark.parametrize("rights", [0o000, 0o444])
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, rights: int) -> None:
+    touch(tmp_path / "open/a.svs", tmp_path / "shut/b.svs")
+    (tmp_path / "shut").chmod(rights)
+    try:
+        with pytest.raises(SlideOpenError, match=r"folder '.*shut': cannot be read"):
+            collect_jobs([tmp_path], recursive=True)
+    finally:
+        (tmp_path / "shut").chmod(0o755)
+
+
 def test_a_folder_whose_folders_hold_the_slides_says_how(tmp_path: Path) -> None:
     touch(tmp_path / "deep/c.svs")
     with pytest.raises(SlideOpenError, match="its folders do, pass --recursive"):
@@ -40,9 +62,20 @@ def test_a_folder_whose_folders_hold_the_slides_says_how(tmp_path: Path) -> None
         collect_jobs([tmp_path / "empty"])
 
 
-def test_a_dicom_series_is_one_slide(shared_data: Path, tmp_path: Path) -> None:
-    slides = shared_data / "slides"
+@pytest.fixture
+def series(shared_data: Path, tmp_path: Path) -> Path:
     for name, source in (("1.dcm", "dicom-full"), ("2.dcm", "dicom-full"), ("3.dcm", "dicom-sparse")):
-        shutil.copy(slides / f"{source}.dcm", tmp_path / name)
+        shutil.copy(shared_data / f"slides/{source}.dcm", tmp_path / name)
     (tmp_path / "4.dcm").write_bytes(b"no slide, but the batch shall say so")
-    assert [job.path.name for job in collect_jobs([tmp_path])] == ["1.dcm", "3.dcm", "4.dcm"]
+    return tmp_path
+
+
+def test_a_dicom_series_is_one_slide(series: Path) -> None:
+    assert [job.path.name for job in collect_jobs([series])] == ["1.dcm", "3.dcm", "4.dcm"]
+    assert [job.path.name for job in collect_jobs(sorted(series.iterdir()))] == ["1.dcm", "3.dcm", "4.dcm"]
+
+
+def test_a_manifest_must_not_list_a_series_twice(series: Path) -> None:
+    (series / "slides.csv").write_text("path\n1.dcm\n2.dcm\n")
+    with pytest.raises(SettingsError, match=r"slide '2': its file .*2.dcm' belongs to the DICOM series of another"):
+        collect_jobs([series / "slides.csv"])

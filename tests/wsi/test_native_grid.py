@@ -154,11 +154,17 @@ def test_a_copied_stream_says_its_colours(tmp_path: Path, is_rgb: bool) -> None:
         assert np.abs(decoded.astype(int) - pixels).max() < 8
 
 
-@pytest.mark.parametrize(("last", "reason"), [(b"", "no JPEG stream"), (b"no jpeg at all", "no JPEG stream")])
-def test_what_is_no_jpeg_is_refused_with_its_place(tmp_path: Path, last: bytes, reason: str) -> None:
-    native = native_of(tmp_path / "file", [b"", b"", b"", last])
-    with pytest.raises(SlideReadError, match=rf"slide 's.svs': native tile \(1, 1\) .*{reason}.*is damaged"):
+@pytest.mark.parametrize("last", [b"no jpeg at all", b"\xff", b"\xff\xd8", b"\xff\xd8" + bytes(50)])
+def test_what_is_no_jpeg_is_refused_with_its_place(tmp_path: Path, last: bytes) -> None:
+    native = native_of(tmp_path / "file", [b"", b"", b"", last, b"\xff\xd8\xff\xd8\xff"])
+    with pytest.raises(SlideReadError, match=r"slide 's.svs': native tile \(1, 1\) .*no JPEG stream.*is damaged"):
         native.read([1], [1], memory)
+
+
+def test_a_tile_that_was_never_scanned_is_no_damage(tmp_path: Path) -> None:
+    native = native_of(tmp_path / "file", [b"", b"\xff\xd8\xff\xe0"])
+    with pytest.raises(SettingsError, match=r"native tile \(0, 0\) was never scanned.*use --grid mpp"):
+        native.read([0], [0], memory)
 
 
 def test_a_file_that_ends_within_a_tile_is_refused(tmp_path: Path) -> None:

@@ -133,6 +133,18 @@ def test_the_thumbnail_is_an_ome_image_with_its_label(tmp_path: Path) -> None:
 
 
 class TestWriting:
+    def test_a_run_that_ends_leaves_the_folder_of_the_next_alone(self, tmp_path: Path) -> None:
+        path, codec = tmp_path / "s.tiles.zarr", make_codec("none")
+        tiles = np.arange(2 * 8 * 8 * 3, dtype=np.uint64).astype(np.uint8).reshape(2, 8, 8, 3)
+        with StoreWriter(path, size_px=8, codec=codec) as first:
+            first.write_tiles(np.zeros_like(tiles))
+            first.finish(contents())
+            second = StoreWriter(path, size_px=8, codec=codec)
+            second.write_tiles(tiles)
+        with second:
+            second.finish(contents())
+        assert np.array_equal(TileStore(path).images.read([0, 1]), tiles)
+
     def test_an_error_leaves_nothing(self, tmp_path: Path) -> None:
         def fail_on_the_way() -> None:
             with StoreWriter(tmp_path / "s.tiles.zarr", size_px=8, codec=make_codec("none")) as writer:

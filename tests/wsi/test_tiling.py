@@ -257,3 +257,24 @@ def test_the_id_is_the_name_without_its_last_suffix() -> None:
 def test_requests_out_of_range_are_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         make()
+
+
+@pytest.mark.parametrize(("edge", "kept", "beyond", "bare"), [("inside", 6, 5, 0), ("pad", 11, 0, 1)])
+def test_tiles_over_the_edge_are_counted(
+    tmp_path: Path, tissue_picture: Any, write_slide: Writer, edge: Any, kept: int, beyond: int, bare: int
+) -> None:
+    # 3 x 2 whole tiles; of the fourth column's 68 % are on the slide, of the third row's 64 %, of their common one 43.5 %
+    slide = write_slide(tmp_path / "s.tif", tissue_picture(368, 264), mpp=1.0)
+    store = tile(slide, tmp_path / "out", request_for(mpp=1.0, size_px=100, edge=edge))
+    rejected = store.attributes["tiling"]["rejected"]
+    assert (len(store), rejected["edge"], rejected["tissue"]) == (kept, beyond, bare)
+
+
+def test_a_picture_that_cannot_be_written_costs_the_store_nothing(
+    tmp_path: Path, two_pieces: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "out/s.tiling.jpg").mkdir(parents=True)
+    store = tile(two_pieces, tmp_path / "out", TileRequest(tiling=TilingSpec(mpp=2.0, size_px=40)))
+    assert len(store) > 100
+    assert "s.tiling.jpg': cannot be written" in caplog.text
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["s.tiles.zarr", "s.tiling.jpg"]
