@@ -1,6 +1,7 @@
 """The pixels of all stores under one numbering, resident on the device, resident on the host, or streamed."""
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -16,12 +17,14 @@ from simtriplet.pretrain.settings import StorageTier
 from simtriplet.wsi.errors import TrainingError
 from simtriplet.wsi.store import TileStore
 
-__all__ = ["ResidentTiles", "StreamedTiles", "TileNumbering", "TileSource", "open_tiles", "pick_tier"]
+__all__ = ["HostTiles", "ResidentTiles", "StreamedTiles", "TileNumbering", "TileSource", "open_tiles", "pick_tier"]
 
 logger = logging.getLogger(__name__)
 
 _READ_CHUNK = 256
 """Tiles a read; a multiple of the 64 in a shard, so that every shard is opened once."""
+_PART = 32
+"""Tiles of a batch that one thread reads in a go."""
 _DEVICE_SHARE = 0.4
 """Of free device memory; the rest is for activations."""
 _HOST_SHARE = 0.6
@@ -57,20 +60,42 @@ class TileNumbering:
         """Bytes of all tiles as uint8 RGB."""
         return len(self) * self.size_px**2 * 3
 
-    def read(self, ids: npt.NDArray[np.int64], *, out: npt.NDArray[np.uint8]) -> None:
+    def read(
+        self, ids: npt.NDArray[np.int64], *, out: npt.NDArray[np.uint8], pool: ThreadPoolExecutor | None = None
+    ) -> None:
         """Read tiles by their global numbers, in any order, into (m, s, s, 3) uint8.
+
+        Args:
+            ids: (m,) numbers; repeats are read once.
+            out: where the tiles go.
+            pool: threads that share the work; the caller's own without it.
 
         Raises:
             StoreError: if a store is damaged.
         """
         # both views of an anchor come from one read
         once, first, place_of = np.unique(ids, return_index=True, return_inverse=True)
-        cuts = np.searchsorted(once, self.offsets)
-        for owner in np.flatnonzero(np.diff(cuts)).tolist():
-            part = slice(int(cuts[owner]), int(cuts[owner + 1]))
-            self.stores[owner].images.read(once[part] - self.offsets[owner], out=out, places=first[part])
+
+        def read_part(part: slice) -> None:
+            self._read_sorted(once[part], first[part], out)
+
+        parts = [slice(start, start + _PART) for start in range(0, len(once), _PART)]
+        list(map(read_part, parts) if pool is None else pool.map(read_part, parts))
         again = np.flatnonzero(first[place_of] != np.arange(len(ids)))
         out[again] = out[first[place_of[again]]]
+
+    def _read_sorted(
+        self, ids: npt.NDArray[np.int64], places: npt.NDArray[np.int64], out: npt.NDArray[np.uint8]
+    ) -> None:
+        cuts = np.searchsorted(ids, self.offsets)
+        for owner in np.flatnonzero(np.diff(cuts)).tolist():
+            part = slice(int(cuts[owner]), int(cuts[owner + 1]))
+            self.stores[owner].images.read(ids[part] - self.offsets[owner], out=out, places=places[part])
+
+    def close(self) -> None:
+        """Close the stores' files; they open again when needed."""
+        for store in self.stores:
+            store.images.close()
 
 
 def _check_alike(first: TileStore, other: TileStore) -> None:
@@ -105,41 +130,28 @@ class TileSource(Protocol):
 
 
 class ResidentTiles:
-    """All tiles in one tensor, on the device or in host memory; read once.
+    """All tiles in one tensor on the training device; read once.
 
     Args:
         numbering: the stores.
-        device: where batches go.
-        memory: where the tiles lie: `device`, or the CPU.
+        device: where tiles lie and batches go.
         threads: readers.
 
     Raises:
         StoreError: if a store is damaged.
     """
 
-    def __init__(
-        self, numbering: TileNumbering, *, device: torch.device, memory: torch.device, threads: int = 4
-    ) -> None:
+    def __init__(self, numbering: TileNumbering, *, device: torch.device, threads: int = 4) -> None:
         self.size_px = numbering.size_px
-        self.id_device = memory
-        self.device = device
-        self.tiles = torch.empty((len(numbering), self.size_px, self.size_px, 3), dtype=torch.uint8, device=memory)
-
-        def load(start: int) -> None:
-            ids = np.arange(start, min(start + _READ_CHUNK, len(numbering)))
-            part = np.empty((len(ids), self.size_px, self.size_px, 3), np.uint8)
-            numbering.read(ids, out=part)
-            self.tiles[start : start + len(ids)] = torch.from_numpy(part)
-
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(load, range(0, len(numbering), _READ_CHUNK)))
+        self.id_device = device
+        self.tiles = read_all(numbering, memory=device, threads=threads)
 
     def prefetch(self, ids: Tensor) -> None:
         """Do nothing: every tile is here."""
 
     def gather(self, ids: Tensor) -> Tensor:
         """See TileSource."""
-        return self.tiles.index_select(0, ids).to(self.device, non_blocking=True)
+        return self.tiles.index_select(0, ids)
 
     def __enter__(self) -> Self:
         return self
@@ -150,25 +162,44 @@ class ResidentTiles:
         """Release nothing; the tensor goes with the object."""
 
 
-class StreamedTiles:
-    """Read every batch from the stores, one batch ahead in a background thread.
+def read_all(numbering: TileNumbering, *, memory: torch.device, threads: int) -> Tensor:
+    """Read all tiles into one (n, s, s, 3) uint8 tensor, and close the stores.
 
-    Args:
-        numbering: the stores.
-        device: where batches go.
+    Raises:
+        StoreError: if a store is damaged.
     """
+    size_px = numbering.size_px
+    tiles = torch.empty((len(numbering), size_px, size_px, 3), dtype=torch.uint8, device=memory)
 
-    def __init__(self, numbering: TileNumbering, *, device: torch.device) -> None:
-        self.size_px = numbering.size_px
+    def load(start: int) -> None:
+        ids = np.arange(start, min(start + _READ_CHUNK, len(numbering)))
+        part = np.empty((len(ids), size_px, size_px, 3), np.uint8)
+        numbering.read(ids, out=part)
+        tiles[start : start + len(ids)] = torch.from_numpy(part)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(load, range(0, len(numbering), _READ_CHUNK)))
+    numbering.close()
+    return tiles
+
+
+class _AheadTiles(ABC):
+    """Tiles that are put together on the host, one batch ahead of the step, in pinned memory where the device is a GPU."""
+
+    def __init__(self, size_px: int, device: torch.device) -> None:
+        self.size_px = size_px
         self.id_device = torch.device("cpu")
         self.device = device
-        self._numbering = numbering
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="tiles")
+        self._ahead_pool = ThreadPoolExecutor(1, thread_name_prefix="batch")
         self._ahead: tuple[Tensor, Future[Tensor]] | None = None
 
+    @abstractmethod
+    def _fill(self, ids: Tensor, batch: Tensor) -> None:
+        """Write the tiles (n,) into (n, s, s, 3) uint8."""
+
     def prefetch(self, ids: Tensor) -> None:
-        """Start to read a batch."""
-        self._ahead = (ids, self._pool.submit(self._read, ids))
+        """Start to put a batch together."""
+        self._ahead = (ids, self._ahead_pool.submit(self._read, ids))
 
     def gather(self, ids: Tensor) -> Tensor:
         """See TileSource.
@@ -188,7 +219,7 @@ class StreamedTiles:
             batch = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
         else:
             batch = torch.from_numpy(np.empty(shape, np.uint8))  # in huge pages, which torch does not ask for
-        self._numbering.read(ids.numpy(), out=batch.numpy())
+        self._fill(ids, batch)
         return batch
 
     def __enter__(self) -> Self:
@@ -197,8 +228,55 @@ class StreamedTiles:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait for the reader and end it."""
-        self._pool.shutdown(cancel_futures=True)
+        """Wait for the batch under way and end the threads."""
+        self._ahead_pool.shutdown(cancel_futures=True)
+
+
+class HostTiles(_AheadTiles):
+    """All tiles in one tensor in host memory, read once; the copy to the device is under way while the step computes.
+
+    Args:
+        numbering: the stores.
+        device: where batches go.
+        threads: readers.
+
+    Raises:
+        StoreError: if a store is damaged.
+    """
+
+    def __init__(self, numbering: TileNumbering, *, device: torch.device, threads: int = 4) -> None:
+        super().__init__(numbering.size_px, device)
+        self.tiles = read_all(numbering, memory=torch.device("cpu"), threads=threads)
+
+    def _fill(self, ids: Tensor, batch: Tensor) -> None:
+        torch.index_select(self.tiles, 0, ids, out=batch)
+
+
+class StreamedTiles(_AheadTiles):
+    """Read every batch from the stores; memory stays the same however large they are.
+
+    Args:
+        numbering: the stores.
+        device: where batches go.
+        threads: readers, which share each batch.
+    """
+
+    def __init__(self, numbering: TileNumbering, *, device: torch.device, threads: int = 4) -> None:
+        super().__init__(numbering.size_px, device)
+        self._numbering = numbering
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tiles") if threads > 1 else None
+
+    def _fill(self, ids: Tensor, batch: Tensor) -> None:
+        self._numbering.read(ids.numpy(), out=batch.numpy(), pool=self._pool)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for the batch under way, end the threads and close the stores."""
+        super().__exit__(kind, error, trace)
+        if self._pool is not None:
+            self._pool.shutdown()
+        self._numbering.close()
 
 
 def pick_tier(n_bytes: int, *, device: torch.device) -> StorageTier:
@@ -218,6 +296,6 @@ def open_tiles(
     picked = pick_tier(numbering.n_bytes, device=device) if tier == "auto" else tier
     logger.info("%d tiles (%.2f GB), storage tier %s", len(numbering), numbering.n_bytes / 1e9, picked)
     if picked == "stream":
-        return StreamedTiles(numbering, device=device)
-    memory = device if picked == "device" else torch.device("cpu")
-    return ResidentTiles(numbering, device=device, memory=memory, threads=threads)
+        return StreamedTiles(numbering, device=device, threads=threads)
+    kind = ResidentTiles if picked == "device" else HostTiles
+    return kind(numbering, device=device, threads=threads)

@@ -2,8 +2,6 @@
 
 import json
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,8 @@ import numpy.typing as npt
 
 from simtriplet.wsi.codec import NoneCodec, TileCodec, codec_from_metadata
 from simtriplet.wsi.errors import StoreError
-from simtriplet.wsi.shard import MISSING, Buffer, ShardIndex, read_shard_index, write_shard
+from simtriplet.wsi.open_shards import OPEN_SHARDS, OpenShard, ShardSource
+from simtriplet.wsi.shard import MISSING, Buffer, ShardIndex, write_shard
 
 __all__ = ["IMAGES", "TILES_PER_SHARD", "TileImages", "write_image_metadata", "write_image_shard"]
 
@@ -25,8 +24,6 @@ IMAGES = "images"
 
 KEY_SEPARATOR = "."
 """All shards lie in one folder: with "/" each would have three folders of its own, which on ext4 cost 3 ms each to remove."""
-
-_MAX_OPEN_SHARDS = 128
 
 
 def context_name(mpp: float) -> str:
@@ -85,7 +82,7 @@ def write_image_metadata(array: Path, *, n_tiles: int, size_px: int, codec: Tile
 class TileImages:
     """Read tiles at random from the shards of one store, without going through zarr-python.
 
-    Safe to use from several threads at once; holds at most 128 shard files open.
+    Safe to use from several threads at once; all readers of a process share one set of open files (see open_shards.py).
 
     Args:
         array: the folder `tiles/images`.
@@ -108,10 +105,7 @@ class TileImages:
                 f"store '{array.parent.parent}': has no readable tiles/images; tile the slide again"
             ) from error
         self.codec = codec_from_metadata(chain, where=str(array.parent.parent))
-        self._indices: dict[int, ShardIndex] = {}
-        self._files: OrderedDict[int, int] = OrderedDict()
-        self._busy: dict[int, int] = {}
-        self._lock = threading.Lock()
+        self._reader = OPEN_SHARDS.new_reader()
 
     def __len__(self) -> int:
         return self.n_tiles
@@ -152,23 +146,24 @@ class TileImages:
     def read_encoded(self, tile: int) -> bytes:
         """Return one tile's chunk bytes as stored (empty when the chunk is missing)."""
         shard, entry = divmod(int(tile), self.tiles_per_shard)
-        file, index = self._acquire(shard)
+        opened = self._acquire(shard)
         try:
+            index = opened.index
             if index.offsets[entry] == MISSING:
                 return b""
-            return os.pread(file, int(index.sizes[entry]), int(index.offsets[entry]))
+            return os.pread(opened.file, int(index.sizes[entry]), int(index.offsets[entry]))
         finally:
-            self._release(shard)
+            OPEN_SHARDS.release(opened)
 
     def _read_from_shard(
         self, shard: int, entries: npt.NDArray[np.int64], places: npt.NDArray[np.int64], out: npt.NDArray[np.uint8]
     ) -> None:
-        file, index = self._acquire(shard)
+        opened = self._acquire(shard)
         try:
             for entry, place in zip(entries.tolist(), places.tolist(), strict=True):
-                self._read_one(file, index, entry, out[place], shard)
+                self._read_one(opened.file, opened.index, entry, out[place], shard)
         finally:
-            self._release(shard)
+            OPEN_SHARDS.release(opened)
 
     def _read_one(self, file: int, index: ShardIndex, entry: int, out: npt.NDArray[np.uint8], shard: int) -> None:
         if index.offsets[entry] == MISSING:
@@ -187,48 +182,21 @@ class TileImages:
                 f"store '{self.path.parent.parent}': tile {tile} is damaged ({error}); tile the slide again"
             ) from error
 
-    def _acquire(self, shard: int) -> tuple[int, ShardIndex]:
-        with self._lock:
-            file = self._files.get(shard)
-            if file is None:
-                file = self._open(shard)
-            self._files.move_to_end(shard)
-            self._busy[shard] = self._busy.get(shard, 0) + 1
-            return file, self._indices[shard]
+    def _acquire(self, shard: int) -> OpenShard:
+        return OPEN_SHARDS.acquire((self._reader, shard), lambda: self._source(shard))
 
-    def _open(self, shard: int) -> int:
+    def _source(self, shard: int) -> ShardSource:
         path = shard_path(self.path, shard, separator=self._separator)
         name = f"{self.path.parent.parent.name}/tiles/images/{path.relative_to(self.path)}"
-        try:
-            file = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise StoreError(f"shard '{name}': cannot be opened ({error.strerror}); tile the slide again") from error
-        if shard not in self._indices:
-            try:
-                self._indices[shard] = read_shard_index(file, chunks_per_shard=self.tiles_per_shard, name=name)
-            except StoreError:
-                os.close(file)
-                raise
-        self._files[shard] = file
-        idle = [key for key in self._files if not self._busy.get(key) and key != shard]
-        for key in idle[: max(0, len(self._files) - _MAX_OPEN_SHARDS)]:
-            os.close(self._files.pop(key))
-        return file
-
-    def _release(self, shard: int) -> None:
-        with self._lock:
-            self._busy[shard] -= 1
+        return ShardSource(path, name, self.tiles_per_shard)
 
     def close(self) -> None:
         """Close all shard files; they open again when needed."""
-        with self._lock:
-            for file in self._files.values():
-                os.close(file)
-            self._files.clear()
+        OPEN_SHARDS.close_reader(self._reader)
 
     def __del__(self) -> None:
-        if hasattr(self, "_files"):
-            self.close()
+        if hasattr(self, "_reader"):
+            OPEN_SHARDS.leave(self._reader)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path}

@@ -3,8 +3,9 @@ import pytest
 import torch
 
 from simtriplet.pretrain.memory import free_host_bytes
-from simtriplet.pretrain.tiles import ResidentTiles, StreamedTiles, TileNumbering, open_tiles, pick_tier
+from simtriplet.pretrain.tiles import HostTiles, ResidentTiles, StreamedTiles, TileNumbering, open_tiles, pick_tier
 from simtriplet.wsi.errors import StoreError, TrainingError
+from simtriplet.wsi.open_shards import OPEN_SHARDS
 
 CPU = torch.device("cpu")
 
@@ -31,7 +32,7 @@ def test_every_tier_gives_the_same_tiles(numbering, tier):
     wanted = np.empty((40, 32, 32, 3), np.uint8)
     numbering.read(ids.numpy(), out=wanted)
     with open_tiles(numbering, device=CPU, tier=tier, threads=2) as source:
-        assert isinstance(source, StreamedTiles if tier == "stream" else ResidentTiles)
+        assert isinstance(source, {"device": ResidentTiles, "host": HostTiles, "stream": StreamedTiles}[tier])
         assert source.size_px == 32
         got = source.gather(ids)
         assert got.dtype == torch.uint8
@@ -56,7 +57,7 @@ def test_a_damaged_store_is_reported_from_the_reading_thread(numbering):
         with pytest.raises(StoreError):
             source.gather(torch.arange(90, 95))
     with pytest.raises(StoreError):
-        ResidentTiles(numbering, device=CPU, memory=CPU)
+        ResidentTiles(numbering, device=CPU)
 
 
 def test_stores_of_two_tile_sizes_are_refused_by_name(store_factory):
@@ -90,3 +91,20 @@ def test_processes_of_one_machine_share_its_memory(monkeypatch):
     whole = free_host_bytes()
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert free_host_bytes() == pytest.approx(whole / 4, rel=0.2)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_share_a_batch_of_repeats_over_all_stores(numbering, threads):
+    ids = torch.randint(0, 129, (500,), generator=torch.Generator().manual_seed(1))
+    whole = np.empty((129, 32, 32, 3), np.uint8)
+    numbering.read(np.arange(129), out=whole)
+    with StreamedTiles(numbering, device=CPU, threads=threads) as source:
+        source.prefetch(ids)
+        assert np.array_equal(source.gather(ids).numpy(), whole[ids.numpy()])
+
+
+def test_all_files_are_closed_after_a_run(numbering):
+    for tier in ("device", "stream"):
+        with open_tiles(numbering, device=CPU, tier=tier, threads=2) as source:
+            source.gather(torch.arange(129))
+    assert not [key for store in numbering.stores for key in OPEN_SHARDS._open if key[0] == store.images._reader]

@@ -135,3 +135,18 @@ def test_a_balanced_order_is_another_one_each_epoch_and_found_again():
     assert not torch.equal(steps[0], steps[5])
     for step in (9, 4, 0):
         assert torch.equal(make_one().ids(step), steps[step])
+
+
+def test_an_epoch_is_a_uniform_permutation_over_all_stores():
+    """What is promised of shuffling: any tile stands at any place of an epoch with the same probability."""
+    n, epochs = 40, 400
+    sampler = make(n, n)
+    places = np.stack([sampler.ids(epoch)[0].argsort().numpy() for epoch in range(epochs)])
+    counts = np.stack([np.bincount(column, minlength=n) for column in places.T])  # (tile, place)
+    chi_square = ((counts - epochs / n) ** 2 / (epochs / n)).sum()
+    free = (n - 1) ** 2
+    assert abs(chi_square - free) < 4 * np.sqrt(2 * free)
+    neighbours_in_store = np.abs(np.diff(sampler.ids(0)[0].numpy())) == 1
+    assert (
+        neighbours_in_store.sum() < 8
+    )  # 2 expected: batches mix stores and places, whatever lies side by side on disk

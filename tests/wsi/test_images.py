@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from simtriplet.wsi.codec import CodecName, make_codec
 from simtriplet.wsi.errors import StoreError
 from simtriplet.wsi.images import TILES_PER_SHARD, TileImages, shard_path, write_image_metadata, write_image_shard
+from simtriplet.wsi.open_shards import OPEN_SHARDS
 from simtriplet.wsi.zarr_jpeg import JpegTileCodec
 
 Tiles = npt.NDArray[np.uint8]
@@ -115,16 +116,29 @@ def test_threads_read_the_same_while_files_close_and_open(many: tuple[Tiles, Til
         assert all(pool.map(read, range(40)))
 
 
-def test_at_most_128_files_stay_open(tmp_path: Path, many: tuple[Tiles, TileImages]) -> None:
+def test_open_files_are_bounded_over_all_stores_together(many: tuple[Tiles, TileImages]) -> None:
     tiles, source = many
+    readers = [
+        TileImages(source.path) for _ in range(1 + 2 * OPEN_SHARDS.max_files // -(-len(tiles) // TILES_PER_SHARD))
+    ]
+    before = n_open_files() - len(OPEN_SHARDS)
+    for images in readers:
+        for start in range(0, len(tiles), TILES_PER_SHARD):
+            assert np.array_equal(images.read([start])[0], tiles[start])
+    assert n_open_files() - before == len(OPEN_SHARDS) == OPEN_SHARDS.max_files
+    for images in readers:
+        images.close()
+    assert np.array_equal(readers[0].read([5])[0], tiles[5])
+
+
+def test_a_reader_that_is_gone_leaves_no_file_open(many: tuple[Tiles, TileImages]) -> None:
+    _, source = many
     images = TileImages(source.path)
+    images.read([0, 700])
     before = n_open_files()
-    for start in range(0, len(tiles), TILES_PER_SHARD):
-        images.read([start])
-    assert n_open_files() - before <= 128
-    images.close()
-    assert n_open_files() == before
-    assert np.array_equal(images.read([5])[0], tiles[5])
+    del images
+    source.read([0])
+    assert n_open_files() <= before - 1
 
 
 def test_pixels_go_into_the_array_that_is_given(many: tuple[Tiles, TileImages]) -> None:
