@@ -13,6 +13,9 @@ import sys
 import time
 from pathlib import Path
 
+# threads that wait in a loop take the cores from those that work, where the machine is shared
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import numpy as np
 import torch
 from study_data import StudyData, StudyTiles, study_folds

@@ -2,13 +2,15 @@
 
     python benchmarks/training.py --out FOLDER [--device auto|cpu|cuda] [--rounds 7] [--quick]
 
-Both kinds of step take turns in one process, and of each the median of the rounds counts. The step without data trains on a batch
-of views that lies on the device already; all else is the same. Peak memory is what the process held on the GPU, which is all
-memory it may take where `--limit-gb` caps it. The stores are drawn here, of noise in the colours of tissue: a GPU that has no
-slides can run this, and no arithmetic depends on what a tile shows.
+Both kinds of step take turns in one process, and of each the median of the rounds counts. The whole step is what a run does, its
+log included: every round ends with a report. The step without data trains on a batch of views that lies on the device already, and
+logs nothing. Peak memory is what the process held on the GPU, which is all memory it may take where `--limit-gb` caps
+it. The stores are drawn here, of noise in the colours of tissue: a GPU that has no slides can run this, and no
+arithmetic depends on what a tile shows.
 """
 
 import argparse
+import gc
 import importlib.metadata
 import json
 import shutil
@@ -16,7 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,21 +27,22 @@ import numpy as np
 import torch
 from machine import describe_machine
 
-from simtriplet.pretrain.batches import BatchMaker
 from simtriplet.pretrain.cohort import Cohort
 from simtriplet.pretrain.distributed import join_world
-from simtriplet.pretrain.network import Network
-from simtriplet.pretrain.objective import make_objective
+from simtriplet.pretrain.optimiser import set_learning_rate
 from simtriplet.pretrain.precision import float32_rounding, pick_precision
-from simtriplet.pretrain.regate import RunPlace
-from simtriplet.pretrain.schedule import plan_schedule
-from simtriplet.pretrain.settings import PretrainSettings, StorageTier, load_settings
+from simtriplet.pretrain.run_folder import RunFolder
+from simtriplet.pretrain.run_parts import RunParts
+from simtriplet.pretrain.settings import CompiledPart, PretrainSettings, StorageTier, load_settings
+from simtriplet.pretrain.step_log import StepOutcome
 from simtriplet.pretrain.tiles import open_tiles
 from simtriplet.wsi.codec import make_codec
 from simtriplet.wsi.neighbour_index import index_store
 from simtriplet.wsi.store import TileStore
 from simtriplet.wsi.store_writer import StoreContents, StoreWriter
 
+WARM_UP = 2
+"""Rounds that do not count."""
 HEADINGS = (
     "backbone",
     "view",
@@ -47,6 +50,7 @@ HEADINGS = (
     "tiles",
     "precision",
     "compiled",
+    "activations",
     "triplets/s",
     "without data",
     "share",
@@ -63,7 +67,8 @@ class Case:
         view_px: side of views and of the stored tiles.
         batch: triplets a step.
         storage: where tiles wait.
-        compiled: whether the encoder goes through torch.compile.
+        compiled: what goes through torch.compile.
+        checkpointing: whether activations are computed twice.
         steps: measured in one round, of either kind.
     """
 
@@ -71,20 +76,23 @@ class Case:
     view_px: int
     batch: int
     storage: StorageTier
-    compiled: bool = False
+    compiled: CompiledPart = "off"
+    checkpointing: bool = False
     steps: int = 10
 
 
+COMPILED: tuple[CompiledPart, ...] = ("encoder", "step")
 GPU_CASES = (
     *(Case("resnet50", view_px, 128, tier) for view_px in (128, 224) for tier in ("device", "host", "stream")),
-    *(Case("resnet50", view_px, 128, "device", compiled=True) for view_px in (128, 224)),
-    Case("resnet50", 128, 512, "device"),
-    Case("resnet50", 128, 512, "device", compiled=True),
-    Case("resnet50", 224, 256, "device", compiled=True),
+    *(Case("resnet50", view_px, 128, "device", part) for view_px in (128, 224) for part in COMPILED),
+    *(Case("resnet50", view_px, 128, "device", checkpointing=True) for view_px in (128, 224)),
+    *(Case("resnet50", 128, 512, "device", part) for part in ("off", *COMPILED)),
+    *(Case("resnet50", 224, 256, "device", part) for part in COMPILED),
 )
 CPU_CASES = (
     *(Case("resnet18", 64, 64, tier, steps=2) for tier in ("device", "stream")),
     *(Case("resnet50", 128, 16, tier, steps=1) for tier in ("device", "stream")),
+    *(Case("resnet18", 64, 64, "device", part, steps=2) for part in COMPILED),
 )
 
 
@@ -98,17 +106,20 @@ def main() -> None:
         torch.cuda.set_per_process_memory_fraction(asked.limit_gb * 1e9 / total, device)
     cases = CPU_CASES if device.type == "cpu" else GPU_CASES
     if asked.quick:
-        cases = tuple(replace(case, backbone="resnet18", view_px=32, batch=8, steps=2) for case in cases[:2])
+        cases = tuple(
+            replace(case, backbone="resnet18", view_px=32, batch=8, steps=2) for case in cases[:2] + cases[-1:]
+        )
     asked.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for case in cases:
-        rows.append(_measure(case, device, asked.out / "stores", rounds=asked.rounds, n_tiles=asked.tiles))
+        rows.append(_measure(case, device, asked.out, rounds=asked.rounds, n_tiles=asked.tiles))
         print(rows[-1], file=sys.stderr)
         record = {**machine, "device": _name(device), "limit_gb": asked.limit_gb, "rounds": asked.rounds}
         record["libraries"] = {name: importlib.metadata.version(name) for name in ("torch", "torchvision")}
         (asked.out / "training.json").write_text(json.dumps({"machine": record, "rows": rows}, indent=2) + "\n")
         (asked.out / "training.md").write_text(_markdown(record, rows), encoding="utf-8")
-    shutil.rmtree(asked.out / "stores")
+    for folder in ("stores", "run"):
+        shutil.rmtree(asked.out / folder)
     print((asked.out / "training.md").read_text(encoding="utf-8"))
 
 
@@ -133,53 +144,63 @@ def _parse() -> argparse.Namespace:
 
 
 def _measure(case: Case, device: torch.device, folder: Path, *, rounds: int, n_tiles: int) -> dict[str, Any]:
-    """Return a case with its rates, in triplets a second, and its peak memory."""
+    """Return a case with its rates, in triplets a second, and its peak memory; without them where the memory is too small."""
     settings = _settings(case, device)
-    store = _make_store(folder / f"tiles{case.view_px}.tiles.zarr", n_tiles, case.view_px)
+    store = _make_store(folder / "stores" / f"tiles{case.view_px}.tiles.zarr", n_tiles, case.view_px)
     cohort = Cohort([store], neighbours=settings.data.neighbours)
     with ExitStack() as stack:
         world = stack.enter_context(join_world(settings.run.device))
         stack.enter_context(float32_rounding(settings.run.tf32, device))
         source = stack.enter_context(open_tiles(cohort.numbering, device=device, tier=case.storage))
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        trainer = _Steps(settings, cohort, source, device, world)
-        ready = trainer.batches.make(0, is_last=False).views
-        kinds: dict[str, Callable[[int], None]] = {
-            "triplets_per_s": lambda step: trainer.train(trainer.batches.make(step, is_last=False).views),
-            "without_data": lambda step: trainer.train(ready),
-        }
-        rates: dict[str, list[float]] = {name: [] for name in kinds}
-        for number in range(rounds + 1):
-            for name, kind in kinds.items():
-                rate = _rate(kind, 1 + number * case.steps, case, device)
-                if number:  # the first round picks kernels, compiles and fills caches
-                    rates[name].append(rate)
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    shares = [whole / bare for whole, bare in zip(*rates.values(), strict=True)]
+        (folder / "run").mkdir(exist_ok=True)
+        _forget_memory(device)
+        try:
+            steps = _Steps(settings, cohort, source, RunFolder(folder / "run"), device, world, None)
+            with closing(steps.records):
+                measured = _take_turns(steps, case, device, rounds)
+        except torch.OutOfMemoryError:
+            measured = {"triplets_per_s": None, "without_data": None, "share": None}
     peak = torch.cuda.max_memory_reserved(device) / 1e9 if device.type == "cuda" else None
-    precision = pick_precision(settings.run.precision, device)
-    return {**asdict(case), **medians, "share": statistics.median(shares), "peak_gb": peak, "precision": precision}
+    return {**asdict(case), **measured, "peak_gb": peak, "precision": pick_precision(settings.run.precision, device)}
 
 
-class _Steps:
-    """The parts of a training run that do one step, as the trainer puts them together."""
+def _take_turns(steps: "_Steps", case: Case, device: torch.device, rounds: int) -> dict[str, float | None]:
+    ready = steps.batches.make(0, is_last=False).views
+    kinds: dict[str, Callable[[int], object]] = {
+        "triplets_per_s": steps.take,
+        "without_data": lambda step: steps.update(ready, measure_gradient=False),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in kinds}
+    steps.model.train()
+    for number in range(rounds + WARM_UP):
+        for name, kind in kinds.items():
+            rate = _rate(kind, number * case.steps, case, device)
+            if (
+                number >= WARM_UP
+            ):  # until then kernels are picked, code compiled, CUDA graphs recorded and caches filled
+                rates[name].append(rate)
+    shares = [whole / bare for whole, bare in zip(*rates.values(), strict=True)]
+    return {**{name: statistics.median(values) for name, values in rates.items()}, "share": statistics.median(shares)}
 
-    def __init__(
-        self, settings: PretrainSettings, cohort: Cohort, source: Any, device: torch.device, world: Any
-    ) -> None:
-        layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-        place = RunPlace(device, pick_precision(settings.run.precision, device), layout)
-        self.objective = make_objective(settings.objective)
-        self.batches = BatchMaker(settings, cohort, source, place, world)
-        sampler = self.batches.sampler
-        schedule = plan_schedule(settings, steps_per_epoch=sampler.steps_per_epoch, batch_size=sampler.batch_size)
-        self.network = Network(settings, place, schedule, world, with_predictor=self.objective.uses_predictor)
-        self.network.model.train()
 
-    def train(self, views: torch.Tensor) -> None:
+class _Steps(RunParts):
+    """The parts of a run, and its steps without what ends an epoch: measures of the features and checkpoints."""
+
+    def take(self, step: int) -> None:
+        """Do all of a step, and report where it is time to."""
+        lr = set_learning_rate(self.network.optimiser, self.schedule, step)
+        batch = self.batches.make(step, is_last=False)
+        reports = self.times.reports(step + 1)
+        self.log.add(self.update(batch.views, measure_gradient=reports), lr=lr, waited_s=batch.waited_s)
+        if reports:
+            report, _ = self.log.report(step=step + 1, epoch=self.times.epochs_begun(step + 1))
+            self.records.add_step(report)
+
+    def update(self, views: torch.Tensor, *, measure_gradient: bool) -> StepOutcome:
         """Forward, loss, backward, update."""
-        self.network.updater.step(views, lambda outputs, _: self.objective(outputs), measure_gradient=False)
+        return self.network.updater.step(
+            views, lambda outputs, _: self.objective(outputs), measure_gradient=measure_gradient
+        )
 
 
 def _settings(case: Case, device: torch.device) -> PretrainSettings:
@@ -190,8 +211,11 @@ def _settings(case: Case, device: torch.device) -> PretrainSettings:
             f"data.image_size_px={case.view_px}",
             f"data.storage={case.storage}",
             f"run.batch_size={case.batch}",
-            f"run.compile={str(case.compiled).lower()}",
+            f"run.compile={case.compiled}",
+            f"run.activation_checkpointing={str(case.checkpointing).lower()}",
             f"run.device={device.type}",
+            f"run.log_every_steps={case.steps}",  # seldom in a real run: 50
+            "run.tensorboard=off",
         ],
     )
 
@@ -203,6 +227,15 @@ def _rate(step: Callable[[int], None], first: int, case: Case, device: torch.dev
         step(number)
     _wait_for(device)
     return case.steps * case.batch / (time.perf_counter() - start)
+
+
+def _forget_memory(device: torch.device) -> None:
+    """Let the peak be that of the next case alone."""
+    if device.type == "cuda":
+        torch.compiler.reset()  # and with the code the memory of its CUDA graphs
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def _wait_for(device: torch.device) -> None:
@@ -255,10 +288,20 @@ def _markdown(record: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
     lines = [f"{where}{cap}. Medians of {record['rounds']} rounds.", "", f"| {' | '.join(HEADINGS)} |"]
     lines.append("|" + "---|" * len(HEADINGS))
     for row in rows:
+        what = [
+            row["backbone"],
+            f"{row['view_px']} px",
+            row["batch"],
+            row["storage"],
+            row["precision"],
+            row["compiled"],
+        ]
+        what.append("twice" if row["checkpointing"] else "once")
         peak = "" if row["peak_gb"] is None else f"{row['peak_gb']:.1f}"
-        what = [row["backbone"], f"{row['view_px']} px", row["batch"], row["storage"], row["precision"]]
-        rates = [f"{row['triplets_per_s']:,.1f}", f"{row['without_data']:,.1f}", f"{row['share']:.2f}", peak]
-        lines.append(f"| {' | '.join(map(str, [*what, 'yes' if row['compiled'] else 'no', *rates]))} |")
+        rates = ["out of memory", "", ""]
+        if row["share"] is not None:
+            rates = [f"{row['triplets_per_s']:,.1f}", f"{row['without_data']:,.1f}", f"{row['share']:.2f}"]
+        lines.append(f"| {' | '.join(map(str, [*what, *rates, peak]))} |")
     return "\n".join(lines) + "\n"
 
 

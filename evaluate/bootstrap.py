@@ -1,22 +1,16 @@
 """95 % intervals by drawing patients, not tiles: a thousand tiles of one patient are one observation."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from simtriplet.evaluate.metrics import accuracy, balanced_accuracy, confusion_matrix, macro_f1
+from simtriplet.evaluate.patient_tally import METRICS, tally_patients
 from simtriplet.wsi.errors import SettingsError
 
-__all__ = ["METRICS", "Interval", "patient_intervals"]
+__all__ = ["METRICS", "Interval", "draw_patients", "number_patients", "patient_intervals", "percentile_interval"]
 
-METRICS: dict[str, Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float64]]] = {
-    "balanced_accuracy": balanced_accuracy,
-    "macro_f1": macro_f1,
-    "accuracy": accuracy,
-}
-"""Name in results -> function of confusion matrices (..., k, k)."""
+_Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +36,9 @@ def patient_intervals(
     n_classes: int,
     draws: int = 2000,
     seed: int = 0,
+    probabilities: _Floats | None = None,
 ) -> dict[str, Interval]:
-    """Return every metric with its interval.
+    """Return every metric with its interval; AUROC only where it is defined.
 
     The predictions stay as they are, so that the interval says how the result would vary with other test patients,
     not with other training patients.
@@ -55,22 +50,44 @@ def patient_intervals(
         n_classes: number of classes.
         draws: resamples.
         seed: of the draws.
+        probabilities: (m, n_classes), for AUROC.
+
+    Raises:
+        SettingsError: if fewer than 100 draws are asked for.
+    """
+    numbers, n_patients = number_patients(patients)
+    weights = np.concatenate([np.ones((1, n_patients)), draw_patients(n_patients, draws, seed)])
+    tally = tally_patients(codes, predicted, numbers, n_classes=n_classes, n_patients=n_patients, scores=probabilities)
+    found = tally.metrics(weights)
+    return {
+        name: percentile_interval(float(values[0]), values[1:], n_patients)
+        for name, values in found.items()
+        if np.isfinite(values[0])
+    }
+
+
+def number_patients(patients: npt.NDArray[np.object_]) -> tuple[npt.NDArray[np.int64], int]:
+    """Return (m,) numbers of patients in the order of their names, and how many there are."""
+    names, numbers = np.unique(patients.astype(str), return_inverse=True)
+    return numbers.astype(np.int64), len(names)
+
+
+def draw_patients(n_patients: int, draws: int, seed: int) -> _Floats:
+    """Return (draws, n_patients) how often each patient is drawn, with replacement, as many as there are.
 
     Raises:
         SettingsError: if fewer than 100 draws are asked for.
     """
     if draws < 100:
         raise SettingsError(f"bootstrap draws {draws}: must be at least 100 for a 95 % interval; pass more")
-    _, number = np.unique(patients.astype(str), return_inverse=True)
-    n_patients = int(number.max()) + 1
-    cells = number * n_classes**2 + codes * n_classes + predicted
-    by_patient = np.bincount(cells, minlength=n_patients * n_classes**2).reshape(n_patients, n_classes**2)
-    times_drawn = np.random.default_rng(seed).multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=draws)
-    drawn = (times_drawn @ by_patient).reshape(draws, n_classes, n_classes)
-    pooled = confusion_matrix(codes, predicted, n_classes)
-    intervals = {}
-    for name, metric in METRICS.items():
-        low, high = np.percentile(metric(drawn), [2.5, 97.5]).tolist()
-        enough = n_patients > 1
-        intervals[name] = Interval(float(metric(pooled)), low if enough else None, high if enough else None)
-    return intervals
+    shares = np.full(n_patients, 1 / n_patients)
+    return np.random.default_rng(seed).multinomial(n_patients, shares, size=draws).astype(np.float64)
+
+
+def percentile_interval(value: float, drawn: _Floats, n_patients: int) -> Interval:
+    """Return the interval that (draws,) resampled values span; those in which the metric is not defined are left out."""
+    defined = drawn[np.isfinite(drawn)]
+    if n_patients < 2 or not len(defined):
+        return Interval(value, None, None)
+    low, high = np.percentile(defined, [2.5, 97.5]).tolist()
+    return Interval(value, low, high)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from simtriplet.evaluate.feature_array import check_feature_name, write_features
 from simtriplet.pretrain.encoder import Encoder
@@ -18,7 +19,7 @@ from simtriplet.pretrain.settings import PrecisionName
 from simtriplet.wsi.errors import EvaluationError, SettingsError, StoreExistsError
 from simtriplet.wsi.store import TileStore
 
-__all__ = ["EmbedSummary", "embed_store"]
+__all__ = ["EmbedSummary", "Existing", "embed_store", "encoder_attributes"]
 
 Existing = Literal["skip", "replace", "error"]
 
@@ -27,6 +28,11 @@ MPP_WARNING = 0.05
 
 MPP_LIMIT = 2.0
 """Beyond this factor nuclei have the size of other structures: an error, because no result would mean anything."""
+
+_CPU_BATCH = 32
+"""Tiles a CPU takes at once, whose activations then stay in its caches: ResNet-50 at 128 px on one core, 52 tiles/s, and 37
+with 256.
+"""
 
 _logger = logging.getLogger(__name__)
 
@@ -71,16 +77,15 @@ def embed_store(
         store: the tiles.
         encoder: maps tiles to features.
         name: letters, digits, `_`, `.` and `-`.
-        batch_size: tiles per forward pass.
+        batch_size: tiles per forward pass, at most; a CPU takes up to 32.
         device: a torch device, or `auto`: the GPU where there is one.
         precision: of the network; `auto` is bf16 on a GPU that has it and fp32 elsewhere.
-        existing: what to do with features of this name: `skip` keeps those this encoder made of these tiles and
-            replaces all others; `error` keeps any.
+        existing: what to do with features of this name: `skip` keeps those this encoder made of these tiles at this size
+            and precision, so that an interrupted job goes on store by store, and replaces all others; `error` keeps any.
         progress: called with the number of tiles done since the last call.
 
     Raises:
         SettingsError: if the name, the batch size or the device is not valid.
-        TrainingError: if fp16 is asked for on a CPU.
         StoreError: if the store cannot be read or written; StoreExistsError for `existing="error"`.
         EvaluationError: if the store's resolution is over twice or under half the encoder's, or features overflow.
     """
@@ -91,30 +96,31 @@ def embed_store(
         raise StoreExistsError(
             f"store '{store.path.name}': has features {name!r}; choose another --name or --existing replace"
         )
-    if existing == "skip" and _is_current(store, name, encoder):
+    place = _resolve_device(device)
+    used = pick_precision(precision, place)
+    if existing == "skip" and _is_current(store, name, encoder_attributes(encoder, used)):
         return EmbedSummary(store.slide_id, name, len(store), encoder.info.feature_dim, 0.0, skipped=True)
     _check_mpp(store, encoder)
     started = time.perf_counter()
-    place = _resolve_device(device)
-    used = pick_precision(precision, place)
-    features = _forward(store, encoder.to(place), batch_size=batch_size, precision=used, progress=progress)
+    encoder.to(memory_format=torch.channels_last).to(place)  # as tiles lie; ResNet-18 on a CPU: 7 % more tiles
+    features = _forward(store, encoder, batch_size=batch_size, precision=used, progress=progress)
     if not np.isfinite(features).all():
         raise EvaluationError(
             f"slide {store.slide_id!r}: features are not finite in {used}; use --precision fp32 or another encoder"
         )
-    write_features(store, name, features, _attributes(encoder, used))
+    write_features(store, name, features, encoder_attributes(encoder, used))
     seconds = time.perf_counter() - started
     return EmbedSummary(store.slide_id, name, len(store), features.shape[1], seconds, skipped=False)
 
 
-def _is_current(store: TileStore, name: str, encoder: Encoder) -> bool:
+def _is_current(store: TileStore, name: str, wanted: dict[str, Any]) -> bool:
+    """Tell whether the features are what embedding again would give, up to rounding."""
     if not store.features_exist(name):
         return False
     found = store.feature_attributes(name)
-    return (found.get("encoder_hash"), found.get("tiles_id")) == (
-        encoder.info.checkpoint_hash,
-        store.attributes["tiles_id"],
-    )
+    # networks of one hash may look at images of different size; the rest of the record follows from the hash
+    same = all(found.get(key) == wanted[key] for key in ("encoder_hash", "image_size_px", "precision"))
+    return same and found.get("tiles_id") == store.attributes["tiles_id"]
 
 
 def _check_mpp(store: TileStore, encoder: Encoder) -> None:
@@ -150,30 +156,66 @@ def _forward(
     progress: Callable[[int], None] | None,
 ) -> npt.NDArray[np.float32]:
     features = np.empty((len(store), encoder.info.feature_dim), np.float32)
+    step = batch_size if encoder.device.type == "cuda" else min(batch_size, _CPU_BATCH)
     start = 0
-    for tiles in _read_ahead(store, batch_size):
-        stop = start + len(tiles)
-        features[start:stop] = encoder.embed(tiles, precision=precision).float().cpu().numpy()
-        start = stop
+    for found in _one_behind(
+        encoder.embed(tiles, precision=precision) for tiles in _read_ahead(store, step, encoder.device)
+    ):
+        stop = start + len(found)
+        features[start:stop] = found
         if progress is not None:
-            progress(len(tiles))
+            progress(stop - start)
+        start = stop
     return features
 
 
-def _read_ahead(store: TileStore, batch_size: int) -> Iterator[npt.NDArray[np.uint8]]:
-    """Yield (b, s, s, 3) batches in storage order, reading one ahead in a thread."""
+def _one_behind(batches: Iterable[Tensor]) -> Iterator[npt.NDArray[np.float32]]:
+    """Copy results to the host while the device works on the next batch."""
+    waiting: list[tuple[Tensor, torch.cuda.Event | None]] = []
+    for batch in batches:
+        copied = batch.to("cpu", non_blocking=True)  # from a GPU into pinned memory
+        event = torch.cuda.Event() if batch.is_cuda else None  # type: ignore[no-untyped-call]
+        if event is not None:
+            event.record(torch.cuda.current_stream(batch.device))
+        waiting.append((copied, event))
+        if len(waiting) > 1:
+            yield _arrived(*waiting.pop(0))
+    for one in waiting:
+        yield _arrived(*one)
+
+
+def _arrived(batch: Tensor, event: torch.cuda.Event | None) -> npt.NDArray[np.float32]:
+    if event is not None:
+        event.synchronize()
+    return np.asarray(batch.numpy(), dtype=np.float32)
+
+
+def _read_ahead(store: TileStore, batch_size: int, device: torch.device) -> Iterator[Tensor]:
+    """Yield (b, s, s, 3) uint8 batches on the device in storage order, reading one ahead in a thread."""
+
+    def read(batch: npt.NDArray[np.int64]) -> Tensor:
+        shape = (len(batch), store.size_px, store.size_px, 3)
+        # only from pinned memory does a GPU fetch while it computes; numpy's is in huge pages
+        pixels = (
+            torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+            if on_gpu
+            else torch.from_numpy(np.empty(shape, np.uint8))
+        )
+        store.images.read(batch, out=pixels.numpy())
+        return pixels
+
+    on_gpu = device.type == "cuda"
     batches = [np.arange(start, min(start + batch_size, len(store))) for start in range(0, len(store), batch_size)]
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-tiles") as reader:
-        following = reader.submit(store.images.read, batches[0]) if batches else None
-        for batch in batches[1:]:
-            present, following = following, reader.submit(store.images.read, batch)
+        following = reader.submit(read, batches[0]) if batches else None
+        for batch in [*batches[1:], None]:
+            present, following = following, reader.submit(read, batch) if batch is not None else None
             if present is not None:
-                yield present.result()
-        if following is not None:
-            yield following.result()
+                yield present.result().to(device, non_blocking=True)
 
 
-def _attributes(encoder: Encoder, precision: str) -> dict[str, Any]:
+def encoder_attributes(encoder: Encoder, precision: str) -> dict[str, Any]:
+    """Return what is kept beside features of the encoder that made them."""
     info = encoder.info
     return {
         "encoder_hash": info.checkpoint_hash,

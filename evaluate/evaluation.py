@@ -15,11 +15,20 @@ from simtriplet.evaluate.labels import read_labels
 from simtriplet.evaluate.metrics import Metrics, measure
 from simtriplet.evaluate.protocol import FoldPrediction
 from simtriplet.evaluate.protocol_registry import PROTOCOLS
-from simtriplet.evaluate.splits import Fold, hold_out, patient_folds
+from simtriplet.evaluate.splits import Fold, make_folds
 from simtriplet.wsi.errors import EvaluationError, SettingsError
 from simtriplet.wsi.store import TileStore
 
-__all__ = ["EvaluationResult", "EvaluationSettings", "FoldResult", "evaluate_features"]
+__all__ = [
+    "EvaluationResult",
+    "EvaluationSettings",
+    "FoldResult",
+    "Leakage",
+    "assemble_result",
+    "evaluate_features",
+    "fold_leakage",
+    "read_labelled_tiles",
+]
 
 Leakage = Literal["inductive", "transductive"]
 
@@ -31,7 +40,7 @@ class EvaluationSettings:
     """How features are measured.
 
     Attributes:
-        protocol: a registered evaluation protocol.
+        protocol: name of how the predictions were made; `evaluate_features` takes a registered evaluation protocol.
         folds: folds of patients; fewer are made where a class has fewer patients.
         seed: of the folds, the protocol and the bootstrap.
         draws: bootstrap resamples of patients.
@@ -47,7 +56,6 @@ class EvaluationSettings:
     classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        PROTOCOLS.get(self.protocol)
         for name, value, least in (("folds", self.folds, 2), ("seed", self.seed, 0), ("draws", self.draws, 100)):
             if value < least:
                 raise SettingsError(f"{name} {value}: must be at least {least}; pass a larger number")
@@ -89,7 +97,7 @@ class EvaluationResult:
         probabilities: (m, k) float64 per labelled tile; NaN where it was not tested.
         predicted: (m,) int64 class codes; -1 where it was not tested.
         metrics: over all tested tiles together.
-        intervals: by metric name, 95 % over patients.
+        intervals: by metric name, 95 % over patients; `macro_auroc` is missing where no class has one.
         folds: one by one.
     """
 
@@ -155,14 +163,18 @@ def evaluate_features(
         StoreError: if a store has no such features.
     """
     chosen = EvaluationSettings(protocol, folds, seed, draws, tuple(test_patients), tuple(classes))
-    if not stores:
-        raise EvaluationError("evaluation of no stores: needs at least two patients; pass tile stores")
-    found = read_labels(stores, file=labels, label_column=label_column, patient_column=patient_column)
-    if chosen.classes:
-        found = found.keep_classes(chosen.classes)
-    tiles = gather_tiles(stores, features, found)
+    method = PROTOCOLS.get(protocol)
+    tiles, source = read_labelled_tiles(
+        stores, features, labels=labels, label_column=label_column, patient_column=patient_column, classes=classes
+    )
     encoder = encoder_record(stores, features)
-    result = _evaluate(tiles, chosen, features=features, encoder=encoder, label_source=found.source)
+    split = make_folds(
+        tiles.codes, tiles.patients, classes=tiles.classes, folds=folds, seed=seed, test_patients=test_patients
+    )
+    outcomes = [method.predict(tiles, fold, seed=seed) for fold in split]
+    result = assemble_result(
+        tiles, split, outcomes, settings=chosen, features=features, encoder=encoder, label_source=source
+    )
     if out is not None:
         from simtriplet.evaluate.results import write_results  # it draws, and matplotlib is slow to import
 
@@ -170,19 +182,72 @@ def evaluate_features(
     return result
 
 
-def _evaluate(
-    tiles: LabelledTiles, settings: EvaluationSettings, *, features: str, encoder: dict[str, Any], label_source: str
+def read_labelled_tiles(
+    stores: Sequence[TileStore],
+    features: str,
+    *,
+    labels: Path | None = None,
+    label_column: str = "label",
+    patient_column: str | None = None,
+    classes: Sequence[str] = (),
+) -> tuple[LabelledTiles, str]:
+    """Read the labelled tiles of stores with their features, and where the labels come from.
+
+    Args:
+        stores: the slides.
+        features: the name `embed` was given.
+        labels: see evaluate_features, as for all below.
+        label_column: the column of the file or of the stores.
+        patient_column: the file's column of patients.
+        classes: the classes to tell apart; all where empty.
+
+    Raises:
+        AnnotationError: if the label file is not valid.
+        EvaluationError: if there is no store, or labels or features do not allow it.
+        StoreError: if a store has no such features.
+    """
+    if not stores:
+        raise EvaluationError("evaluation of no stores: needs at least two patients; pass tile stores")
+    found = read_labels(stores, file=labels, label_column=label_column, patient_column=patient_column)
+    if classes:
+        found = found.keep_classes(tuple(classes))
+    return gather_tiles(stores, features, found), found.source
+
+
+def assemble_result(
+    tiles: LabelledTiles,
+    folds: Sequence[Fold],
+    outcomes: Sequence[FoldPrediction],
+    *,
+    settings: EvaluationSettings,
+    features: str,
+    encoder: dict[str, Any],
+    label_source: str,
 ) -> EvaluationResult:
-    protocol = PROTOCOLS.get(settings.protocol)
-    folds = _make_folds(tiles, settings)
-    outcomes = [protocol.predict(tiles, fold, seed=settings.seed) for fold in folds]
+    """Put the predictions of all folds together and measure them.
+
+    Args:
+        tiles: the labelled tiles; their features are not looked at.
+        folds: no tile is tested twice.
+        outcomes: one per fold, over its test tiles.
+        settings: how it was done; seed and draws are those of the bootstrap.
+        features: name of the features, or of what was done instead of embedding.
+        encoder: record of the encoder; `pretraining_patients` and `pretraining_slides` tell leakage.
+        label_source: where the labels come from.
+    """
     probabilities = np.full((len(tiles), len(tiles.classes)), np.nan)
     predicted = np.full(len(tiles), -1, dtype=np.int64)
     for fold, outcome in zip(folds, outcomes, strict=True):
         probabilities[fold.test], predicted[fold.test] = outcome.probabilities, outcome.predicted
     tested = predicted >= 0
-    codes, patients = tiles.codes[tested], tiles.patients[tested]
-    n_classes = len(tiles.classes)
+    labelled = tiles.codes[tested], predicted[tested], tiles.patients[tested]
+    intervals = patient_intervals(
+        *labelled,
+        n_classes=len(tiles.classes),
+        draws=settings.draws,
+        seed=settings.seed,
+        probabilities=probabilities[tested],
+    )
     return EvaluationResult(
         features=features,
         encoder=encoder,
@@ -191,18 +256,10 @@ def _evaluate(
         tiles=tiles,
         probabilities=probabilities,
         predicted=predicted,
-        metrics=measure(codes, predicted[tested], patients, tiles.classes),
-        intervals=patient_intervals(
-            codes, predicted[tested], patients, n_classes=n_classes, draws=settings.draws, seed=settings.seed
-        ),
+        metrics=measure(*labelled, tiles.classes, probabilities=probabilities[tested]),
+        intervals=intervals,
         folds=tuple(_fold_result(tiles, fold, outcome, encoder) for fold, outcome in zip(folds, outcomes, strict=True)),
     )
-
-
-def _make_folds(tiles: LabelledTiles, settings: EvaluationSettings) -> tuple[Fold, ...]:
-    if settings.test_patients:
-        return (hold_out(tiles.patients, settings.test_patients),)
-    return patient_folds(tiles.codes, tiles.patients, classes=tiles.classes, folds=settings.folds, seed=settings.seed)
 
 
 def _fold_result(tiles: LabelledTiles, fold: Fold, outcome: FoldPrediction, encoder: dict[str, Any]) -> FoldResult:
@@ -213,14 +270,23 @@ def _fold_result(tiles: LabelledTiles, fold: Fold, outcome: FoldPrediction, enco
         test_patients=tuple(sorted(set(tiles.patients[fold.test].tolist()))),
         n_train=len(fold.train),
         n_test=len(fold.test),
-        metrics=measure(tiles.codes[fold.test], outcome.predicted, tiles.patients[fold.test], tiles.classes),
-        leakage=_leakage(tiles, fold, encoder),
+        metrics=measure(
+            tiles.codes[fold.test],
+            outcome.predicted,
+            tiles.patients[fold.test],
+            tiles.classes,
+            probabilities=outcome.probabilities,
+        ),
+        leakage=fold_leakage(tiles, fold, encoder),
         fitted=outcome.fitted,
     )
 
 
-def _leakage(tiles: LabelledTiles, fold: Fold, encoder: dict[str, Any]) -> Leakage:
-    """Compare patients and slides, as a label file may name patients otherwise than the stores did in pretraining."""
+def fold_leakage(tiles: LabelledTiles, fold: Fold, encoder: dict[str, Any]) -> Leakage:
+    """Tell whether the encoder was pretrained on tiles (without labels) of a test patient.
+
+    Patients and slides are compared, as a label file may name patients otherwise than the stores did in pretraining.
+    """
     patients = set(tiles.patients[fold.test].tolist()) & set(encoder.get("pretraining_patients", ()))
     slides = set(tiles.slides[fold.test].tolist()) & set(encoder.get("pretraining_slides", ()))
     return "transductive" if patients or slides else "inductive"

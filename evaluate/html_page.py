@@ -57,8 +57,16 @@ def pairs(rows: Iterable[tuple[str, str]]) -> str:
     return f'<table class="pairs"><tbody>{body}</tbody></table>'
 
 
-def figure(png: bytes, caption: str) -> str:
-    """Return a picture, inlined, with its caption (which is also what a screen reader says)."""
+def figure(png: bytes, caption: str, *, alt: str | None = None, kind: str = "") -> str:
+    """Return a picture, inlined, with its caption.
+
+    Args:
+        png: the picture.
+        caption: shown below it.
+        alt: what a screen reader says instead of the picture; the caption where not given.
+        kind: a class of the style sheet.
+    """
     data = base64.b64encode(png).decode("ascii")
-    text = escape(caption)
-    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+    shown = f' class="{escape(kind)}"' if kind else ""
+    picture = f'<img alt="{escape(alt or caption)}" src="data:image/png;base64,{data}">'
+    return f"<figure{shown}>{picture}<figcaption>{escape(caption)}</figcaption></figure>"

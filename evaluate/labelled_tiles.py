@@ -1,5 +1,6 @@
 """The labelled tiles of a cohort as flat arrays: what a protocol learns from and is tested on."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from simtriplet.evaluate.labels import TileLabels, tile_ids
 from simtriplet.wsi.errors import EvaluationError
 from simtriplet.wsi.store import TileStore
 
-__all__ = ["LabelledTiles", "encoder_record", "gather_tiles"]
+__all__ = ["LabelledTiles", "encoder_record", "gather_tiles", "locate_tiles"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class LabelledTiles:
     """Tiles that have a label, m of them, store after store in storage order.
 
     Attributes:
-        features: (m, d) float32.
+        features: (m, d) float32; d is 0 where only pixels are learnt from.
         codes: (m,) int64 class codes.
         classes: class names in code order.
         patients: (m,) patient of each tile.
@@ -66,9 +67,20 @@ def gather_tiles(stores: Sequence[TileStore], features: str, labels: TileLabels)
             raise EvaluationError(
                 f"features {features!r}: slide {store.slide_id!r} has values that are not finite; embed again"
             )
+    return dataclasses.replace(locate_tiles(stores, labels), features=np.concatenate(parts))
+
+
+def locate_tiles(stores: Sequence[TileStore], labels: TileLabels) -> LabelledTiles:
+    """Find all labelled tiles, without features.
+
+    Args:
+        stores: the slides, in the order of the labels.
+        labels: see read_labels.
+    """
+    rows = [np.flatnonzero(codes >= 0) for codes in labels.codes]
     counts = [len(kept) for kept in rows]
     return LabelledTiles(
-        features=np.concatenate(parts),
+        features=np.empty((sum(counts), 0), np.float32),
         codes=np.concatenate([codes[kept] for codes, kept in zip(labels.codes, rows, strict=True)]),
         classes=labels.classes,
         patients=np.repeat(np.array(labels.patients, dtype=object), counts),

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy.special import softmax
 
 from simtriplet.evaluate.labelled_tiles import LabelledTiles
-from simtriplet.evaluate.linear_head import LinearHead, fit_heads
+from simtriplet.evaluate.linear_head import FeatureScale, LinearHead, fit_heads
 from simtriplet.evaluate.metrics import balanced_accuracy, confusion_matrix
 from simtriplet.evaluate.protocol import FoldPrediction
 from simtriplet.evaluate.splits import Fold, patient_folds, patients_per_class
@@ -43,13 +43,23 @@ class LinearProbe:
 
     def predict(self, tiles: LabelledTiles, fold: Fold, *, seed: int) -> FoldPrediction:
         """See EvaluationProtocol."""
-        strength, chosen_by = self._choose(tiles, fold.train, seed)
+        strength, chosen_by = self.choose_strength(tiles, fold.train, seed=seed)
         features, codes = tiles.features[fold.train], tiles.codes[fold.train]
         (head,) = fit_heads(features, codes, n_classes=len(tiles.classes), strengths=[strength])
         fitted = {"C": strength, "C_chosen_by": chosen_by, "converged": head.converged}
         return FoldPrediction(softmax(head.logits(tiles.features[fold.test]), axis=1), fitted)
 
-    def _choose(self, tiles: LabelledTiles, train: npt.NDArray[np.int64], seed: int) -> tuple[float, str]:
+    def choose_strength(
+        self, tiles: LabelledTiles, train: npt.NDArray[np.int64], *, seed: int, scale: FeatureScale | None = None
+    ) -> tuple[float, str]:
+        """Return C, the inverse of the L2 penalty, and how it was chosen.
+
+        Args:
+            tiles: the labelled tiles.
+            train: (k,) places of the tiles whose labels may be looked at.
+            seed: of the inner folds.
+            scale: to standardise with; without it each inner fold's own.
+        """
         codes, patients = tiles.codes[train], tiles.patients[train]
         present = np.unique(codes)
         if patients_per_class(codes, patients, len(tiles.classes))[present].min() < 2:
@@ -65,6 +75,7 @@ class LinearProbe:
                 codes[inner.train],
                 n_classes=len(tiles.classes),
                 strengths=self.strengths,
+                scale=scale,
             )
             scores += [head_score(head, tiles, train[inner.test]) for head in heads]
         return self.strengths[int(scores.argmax())], "inner folds of patients"

@@ -1,10 +1,12 @@
-"""How good predictions are: all from the confusion matrix, so that patients can be resampled cheaply."""
+"""How good predictions are: from the confusion matrix, and AUROC from the probabilities."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.metrics import roc_auc_score
 
 from simtriplet.wsi.errors import EvaluationError
 
@@ -12,6 +14,7 @@ __all__ = ["ClassMetrics", "Metrics", "accuracy", "balanced_accuracy", "confusio
 
 _Floats = npt.NDArray[np.float64]
 _Ints = npt.NDArray[np.int64]
+_Counts = npt.NDArray[np.number[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,8 @@ class ClassMetrics:
         f1: harmonic mean of the two.
         n_tiles: its tiles.
         n_patients: patients who have one.
+        auroc: of its probability against all other classes; None where it has no tile, or every tile, or no
+            probabilities were given.
     """
 
     name: str
@@ -33,6 +38,7 @@ class ClassMetrics:
     f1: float
     n_tiles: int
     n_patients: int
+    auroc: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,7 @@ class Metrics:
         accuracy: share of tiles predicted rightly.
         per_class: in code order.
         confusion: (k, k) tiles of class row predicted as class column.
+        macro_auroc: mean AUROC, one class against the rest, of the classes that have one; None where none has.
     """
 
     balanced_accuracy: float
@@ -52,6 +59,7 @@ class Metrics:
     accuracy: float
     per_class: tuple[ClassMetrics, ...]
     confusion: tuple[tuple[int, ...], ...]
+    macro_auroc: float | None = None
 
 
 def confusion_matrix(codes: _Ints, predicted: _Ints, n_classes: int) -> _Ints:
@@ -60,7 +68,14 @@ def confusion_matrix(codes: _Ints, predicted: _Ints, n_classes: int) -> _Ints:
     return np.bincount(pairs, minlength=n_classes * n_classes).reshape(n_classes, n_classes).astype(np.int64)
 
 
-def measure(codes: _Ints, predicted: _Ints, patients: npt.NDArray[np.object_], classes: Sequence[str]) -> Metrics:
+def measure(
+    codes: _Ints,
+    predicted: _Ints,
+    patients: npt.NDArray[np.object_],
+    classes: Sequence[str],
+    *,
+    probabilities: _Floats | None = None,
+) -> Metrics:
     """Compare predictions with labels.
 
     Args:
@@ -68,6 +83,7 @@ def measure(codes: _Ints, predicted: _Ints, patients: npt.NDArray[np.object_], c
         predicted: (m,) predictions.
         patients: (m,) patient of each tile.
         classes: names in code order.
+        probabilities: (m, k) of the classes, for AUROC.
 
     Raises:
         EvaluationError: if there is no tile, or the lengths differ.
@@ -78,6 +94,7 @@ def measure(codes: _Ints, predicted: _Ints, patients: npt.NDArray[np.object_], c
         )
     confusion = confusion_matrix(codes, predicted, len(classes))
     precision, recall, f1 = _rates(confusion)
+    aurocs = _class_aurocs(codes, probabilities, len(classes))
     per_class = tuple(
         ClassMetrics(
             name=name,
@@ -86,42 +103,56 @@ def measure(codes: _Ints, predicted: _Ints, patients: npt.NDArray[np.object_], c
             f1=float(f1[code]),
             n_tiles=int(confusion[code].sum()),
             n_patients=len(set(patients[codes == code].tolist())),
+            auroc=aurocs[code],
         )
         for code, name in enumerate(classes)
     )
+    defined = [value for value in aurocs if value is not None]
     return Metrics(
         balanced_accuracy=float(balanced_accuracy(confusion)),
         macro_f1=float(macro_f1(confusion)),
         accuracy=float(accuracy(confusion)),
         per_class=per_class,
         confusion=tuple(tuple(row) for row in confusion.tolist()),
+        macro_auroc=float(np.mean(defined)) if defined else None,
     )
 
 
-def balanced_accuracy(confusion: _Ints) -> _Floats:
+def _class_aurocs(codes: _Ints, probabilities: _Floats | None, n_classes: int) -> list[float | None]:
+    if probabilities is None:
+        return [None] * n_classes
+    found: list[float | None] = []
+    for code in range(n_classes):
+        positive = codes == code
+        both = positive.any() and not positive.all()
+        found.append(float(roc_auc_score(positive, probabilities[:, code])) if both else None)
+    return found
+
+
+def balanced_accuracy(confusion: _Counts) -> _Floats:
     """Mean recall of the classes that occur; (..., k, k) gives (...)."""
     _, recall, _ = _rates(confusion)
     return _mean_where(recall, confusion.sum(axis=-1) > 0)
 
 
-def macro_f1(confusion: _Ints) -> _Floats:
+def macro_f1(confusion: _Counts) -> _Floats:
     """Mean F1 of the classes that occur or are predicted; (..., k, k) gives (...)."""
     _, _, f1 = _rates(confusion)
     return _mean_where(f1, confusion.sum(axis=-1) + confusion.sum(axis=-2) > 0)
 
 
-def accuracy(confusion: _Ints) -> _Floats:
+def accuracy(confusion: _Counts) -> _Floats:
     """Share of tiles on the diagonal; (..., k, k) gives (...)."""
     return _ratio(np.trace(confusion, axis1=-2, axis2=-1), confusion.sum(axis=(-2, -1)))
 
 
-def _rates(confusion: _Ints) -> tuple[_Floats, _Floats, _Floats]:
+def _rates(confusion: _Counts) -> tuple[_Floats, _Floats, _Floats]:
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     labelled, predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)
     return _ratio(hits, predicted), _ratio(hits, labelled), _ratio(2 * hits, labelled + predicted)
 
 
-def _ratio(part: npt.NDArray[np.integer], whole: npt.NDArray[np.integer]) -> _Floats:
+def _ratio(part: _Counts, whole: _Counts) -> _Floats:
     return np.asarray(part / np.maximum(whole, 1), dtype=np.float64)
 
 

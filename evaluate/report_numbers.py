@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from html import escape
 
-from simtriplet.evaluate.bootstrap import METRICS, Interval
+from simtriplet.evaluate.bootstrap import Interval
 from simtriplet.evaluate.evaluation import EvaluationResult, FoldResult
 from simtriplet.evaluate.html_page import pairs, paragraph, section, table
 
@@ -12,7 +12,12 @@ __all__ = ["class_table", "describe", "fold_table", "leakage_note", "settings_ta
 _FEW_PATIENTS = 10
 """Below this a percentile bootstrap covers clearly less than the 95 % it names."""
 
-_TITLES = {"balanced_accuracy": "Balanced accuracy", "macro_f1": "Macro F1", "accuracy": "Accuracy"}
+_TITLES = {
+    "balanced_accuracy": "Balanced accuracy",
+    "macro_f1": "Macro F1",
+    "macro_auroc": "Macro AUROC",
+    "accuracy": "Accuracy",
+}
 
 
 def describe(result: EvaluationResult) -> str:
@@ -37,13 +42,11 @@ def encoder_text(result: EvaluationResult) -> str:
 
 def summary_cards(result: EvaluationResult, baseline: EvaluationResult | None) -> str:
     """Return a card per metric: number, 95 % interval, and where the baseline and chance stand."""
-    chance = 1 / len(result.tiles.classes)
+    chances = {"balanced_accuracy": 1 / len(result.tiles.classes), "macro_auroc": 0.5}
     cards = []
-    for name in METRICS:
+    for name, interval in result.intervals.items():
         base = baseline.intervals[name] if baseline else None
-        cards.append(
-            _card(_TITLES[name], result.intervals[name], base, chance if name == "balanced_accuracy" else None)
-        )
+        cards.append(_card(_TITLES[name], interval, base, chances.get(name)))
     keys = ['<span><i class="key"></i>this encoder, band: 95 % interval over patients</span>']
     if baseline:
         text = f"baseline: features {baseline.features!r}, {encoder_text(baseline)}"
@@ -95,14 +98,15 @@ def leakage_note(result: EvaluationResult) -> str:
 
 
 def class_table(result: EvaluationResult) -> str:
-    """Return precision, recall and F1 by class, with the counts they rest on."""
-    header = ("class", "precision", "recall", "F1", "tiles", "patients")
+    """Return precision, recall, F1 and AUROC by class, with the counts they rest on."""
+    header = ("class", "precision", "recall", "F1", "AUROC", "tiles", "patients")
     rows = [
         (
             one.name,
             f"{one.precision:.3f}",
             f"{one.recall:.3f}",
             f"{one.f1:.3f}",
+            "-" if one.auroc is None else f"{one.auroc:.3f}",
             f"{one.n_tiles:,}",
             str(one.n_patients),
         )

@@ -48,6 +48,15 @@ figure { margin: 0; }
 figure img { display: block; max-width: 100%; height: auto; margin: 0 auto; background: #fff; border-radius: 8px;
   border: 1px solid var(--line); }
 figcaption { color: var(--quiet); font-size: .875rem; margin-top: 6px; text-align: center; }
+.scroll + p { margin-top: 14px; }
+figure.wide { overflow-x: auto; }
+figure.wide img { min-width: 430px; }
+figure.large img { min-width: 720px; }
+.tag { display: inline-block; padding: 0 7px; border-radius: 9px; background: var(--note); border: 1px solid var(--note-line);
+  font-size: .8125rem; white-space: nowrap; }
+table.lines td { vertical-align: top; white-space: nowrap; }
+table.lines td:first-child { min-width: 120px; max-width: min(240px, 40vw); white-space: normal; overflow-wrap: anywhere; }
+h3.encoder { margin: 18px 0 8px; }
 .slide { padding-top: 18px; margin-top: 18px; border-top: 1px solid var(--line); }
 .slide:first-of-type { border-top: none; margin-top: 0; padding-top: 0; }
 @media (max-width: 560px) { main { padding: 16px 10px 36px; } section, .card { padding: 14px; } h1 { font-size: 1.5rem; }

@@ -22,7 +22,7 @@ from simtriplet.evaluate.evaluation import EvaluationResult, FoldResult
 __all__ = ["result_values", "write_results"]
 
 SCHEMA = "simtriplet.evaluation"
-VERSION = "1.0"
+VERSION = "1.1"  # 1.1 adds AUROC
 
 
 def write_results(out: Path, result: EvaluationResult) -> None:
@@ -63,11 +63,12 @@ def result_values(result: EvaluationResult) -> dict[str, Any]:
 
 
 def _fold_spread(folds: Sequence[FoldResult]) -> dict[str, dict[str, float]]:
-    """Mean and standard deviation over the folds, which much of the literature reports."""
+    """Mean and standard deviation over the folds that have the metric, which much of the literature reports."""
     spread = {}
     for name in METRICS:
-        values = np.array([getattr(fold.metrics, name) for fold in folds])
-        spread[name] = {"mean": float(values.mean()), "std": float(values.std())}
+        values = [value for fold in folds if (value := getattr(fold.metrics, name)) is not None]
+        if values:
+            spread[name] = {"mean": float(np.mean(values)), "std": float(np.std(values))}
     return spread
 
 
@@ -88,7 +89,7 @@ def _metric_rows(result: EvaluationResult) -> Iterator[Sequence[object]]:
             value = getattr(fold.metrics, metric)
             yield "fold", number, metric, value, None, None, fold.n_test, len(fold.test_patients)
     for one in result.metrics.per_class:
-        for metric in ("precision", "recall", "f1"):
+        for metric in ("precision", "recall", "f1", "auroc"):
             yield "class", one.name, metric, getattr(one, metric), None, None, one.n_tiles, one.n_patients
 
 

@@ -15,7 +15,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from simtriplet.wsi.errors import EvaluationError, SettingsError
 from simtriplet.wsi.registry import nearest_name
 
-__all__ = ["Fold", "hold_out", "leave_one_patient_out", "patient_folds", "patients_per_class"]
+__all__ = ["Fold", "hold_out", "leave_one_patient_out", "make_folds", "patient_folds", "patients_per_class"]
 
 _ATTEMPTS = 10
 """Shuffles tried before a class that is missing from a training side makes us leave one patient out instead."""
@@ -120,6 +120,24 @@ def leave_one_patient_out(patients: _Patients) -> tuple[Fold, ...]:
     if len(names) < 2:
         raise EvaluationError(f"split by patient: {len(names)} patient(s); label slides of two or more patients")
     return tuple(Fold(np.flatnonzero(patients != name), np.flatnonzero(patients == name)) for name in names)
+
+
+def make_folds(
+    codes: _Ints,
+    patients: _Patients,
+    *,
+    classes: Sequence[str],
+    folds: int = 5,
+    seed: int = 0,
+    test_patients: Sequence[str] = (),
+) -> tuple[Fold, ...]:
+    """Return the folds of every protocol: see patient_folds, or the one of hold_out where test patients are named.
+
+    They depend on labels, patients and seed alone, so that all features of the same tiles are measured on the same.
+    """
+    if test_patients:
+        return (hold_out(patients, test_patients),)
+    return patient_folds(codes, patients, classes=classes, folds=folds, seed=seed)
 
 
 def hold_out(patients: _Patients, test_patients: Sequence[str]) -> Fold:

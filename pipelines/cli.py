@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+from typing import Any, NoReturn
 
 import click
 
@@ -18,14 +19,27 @@ _COMMANDS = {
     "check": "commands_slides",
     "pretrain": "commands_model",
     "embed": "commands_model",
-    "evaluate": "commands_model",
+    "evaluate": "command_evaluate",
+    "compare": "command_compare",
+    "predict": "command_predict",
     "run": "commands_flow",
     "demo": "commands_flow",
 }
 
 
+_SAME_COMMAND = "run the same command again to go on"
+_GO_ON = {"pretrain": "run the same command with --resume to go on"}
+
+
 class _LazyGroup(click.Group):
     """Import a command's module when it is asked for: `simtriplet info` need not wait for torch."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; an interrupted one says how to go on."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:  # which click would make an Abort of, whatever the signal was
+            _stop(stop, _GO_ON.get(ctx.invoked_subcommand or "", _SAME_COMMAND))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -52,7 +66,9 @@ def cli(verbose: int, quiet: bool) -> None:
     """
     level = logging.DEBUG if verbose > 1 else logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True)
-    logging.getLogger("simtriplet").setLevel(logging.ERROR if quiet and not verbose else level)
+    speaks = int(os.environ.get("RANK", "0")) == 0  # of several processes that torchrun started, one warns
+    silent = (quiet and not verbose) or (not speaks and verbose < 2)
+    logging.getLogger("simtriplet").setLevel(logging.ERROR if silent else level)
     if verbose < 2:
         # libraries speak up only when debugging; what a user must know is said by this program
         for name in ("tifffile", "distributed", "PIL", "matplotlib", "asyncio"):
@@ -60,14 +76,14 @@ def cli(verbose: int, quiet: bool) -> None:
 
 
 def main() -> None:
-    """Run the program: exit status 0 done, 1 a failure told in one line, 2 wrong usage, 130 interrupted."""
+    """Run the program: exit status 0 done, 1 a failure told in one line, 2 wrong usage, 130 interrupted, 143 terminated."""
     # torch's threads spin while they wait, which on a machine shared with others halves everybody's speed
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _terminate)
     try:
         cli(standalone_mode=False)
-    except click.exceptions.Abort:
-        _fail("interrupted; run the same command again to go on", 130)
+    except click.exceptions.Abort as abort:
+        _stop(abort.__cause__, _SAME_COMMAND)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -75,10 +91,8 @@ def main() -> None:
         sys.exit(stop.exit_code)
     except SimTripletError as error:
         _fail(str(error), 1)
-    except _TerminatedError:
-        _fail("terminated; run the same command again to go on", 143)
-    except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to go on", 130)
+    except KeyboardInterrupt as stop:
+        _stop(stop, _SAME_COMMAND)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -92,6 +106,16 @@ def _terminate(*_: object) -> None:
     raise _TerminatedError
 
 
-def _fail(message: str, status: int) -> None:
+def _stop(cause: BaseException | None, go_on: str) -> NoReturn:
+    """End as a program does that a signal ended; another one now ends it at once, without a traceback."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    click.echo(err=True)  # behind the terminal's ^C
+    if isinstance(cause, _TerminatedError):
+        _fail(f"terminated; {go_on}", 128 + signal.SIGTERM)
+    _fail(f"interrupted; {go_on}", 128 + signal.SIGINT)
+
+
+def _fail(message: str, status: int) -> NoReturn:
     click.echo(f"Error: {' '.join(message.splitlines())}", err=True)
     sys.exit(status)

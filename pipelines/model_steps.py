@@ -2,19 +2,29 @@
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from simtriplet.evaluate.embed import EmbedSummary, Existing, embed_store
 from simtriplet.evaluate.evaluation import EvaluationResult
+from simtriplet.evaluate.paired import compare_paired
+from simtriplet.evaluate.supervised_evaluation import evaluate_supervised
+from simtriplet.evaluate.supervised_settings import SupervisedSettings
 from simtriplet.pipelines.console import print_table, progress_bar, say
+from simtriplet.pipelines.result_tables import METRIC_TITLES, interval_cell, print_differences
 from simtriplet.pretrain.distributed import is_first_process
-from simtriplet.pretrain.encoder import Encoder
+from simtriplet.pretrain.encoder import Encoder, load_encoder
 from simtriplet.pretrain.run_folder import RunFolder
 from simtriplet.pretrain.settings import PrecisionName, PretrainSettings
 from simtriplet.pretrain.step_log import StepReport
 from simtriplet.pretrain.trainer import PretrainResult, pretrain
+from simtriplet.wsi.errors import SettingsError
+from simtriplet.wsi.settings import build, parse_assignments
 from simtriplet.wsi.store import TileStore
 
-__all__ = ["embed_stores", "pretrain_encoder", "print_result"]
+__all__ = ["NETWORK_PROTOCOLS", "embed_stores", "evaluate_network", "pretrain_encoder", "print_result"]
+
+NETWORK_PROTOCOLS = ("supervised", "finetune")
+"""Protocols that train a whole network with labels."""
 
 
 def pretrain_encoder(
@@ -101,21 +111,51 @@ def embed_stores(
     return summaries
 
 
+def evaluate_network(
+    stores: Sequence[TileStore], protocol: str, encoder: str | None, assignments: Sequence[str], **options: Any
+) -> EvaluationResult:
+    """Train a network for each fold of patients, from scratch or from an encoder, and test it.
+
+    Args:
+        stores: the slides.
+        protocol: supervised or finetune.
+        encoder: what `finetune` starts from.
+        assignments: `key=value` of SupervisedSettings.
+        options: of evaluate_supervised.
+
+    Raises:
+        SettingsError: if finetune has no encoder, supervised has one, or a setting is not known.
+    """
+    if (encoder is None) == (protocol == "finetune"):
+        hint = (
+            "needs an encoder; pass --encoder" if encoder is None else "starts from random weights; leave --encoder out"
+        )
+        raise SettingsError(f"protocol {protocol!r}: {hint}")
+    settings = build(SupervisedSettings, parse_assignments(assignments), source="--set")
+    return evaluate_supervised(stores, settings, encoder=None if encoder is None else load_encoder(encoder), **options)
+
+
 def print_result(result: EvaluationResult, baseline: EvaluationResult | None = None) -> None:
-    """Print the numbers of an evaluation, per class with their counts."""
+    """Print the numbers of an evaluation, per class with their counts, and how far it is from the baseline."""
     results = [result, *([baseline] if baseline is not None else [])]
-    rows = [_overall(one) for one in results]
-    print_table("evaluation", ("features", "protocol", "balanced accuracy (95 %)", "macro-F1 (95 %)", "leakage"), rows)
+    names = ("balanced_accuracy", "macro_f1", "macro_auroc")
+    header = ("features", "protocol", *(f"{METRIC_TITLES[name]} (95 %)" for name in names), "leakage")
+    rows = [
+        [one.features, one.settings.protocol, *(interval_cell(one.intervals.get(name)) for name in names), one.leakage]
+        for one in results
+    ]
+    print_table("evaluation", header, rows)
+    if baseline is not None:
+        print_differences(f"{result.features} - {baseline.features}", compare_paired(result, baseline))
     classes = [
-        [one.name, f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}", str(one.n_tiles), str(one.n_patients)]
+        [
+            one.name,
+            *(f"{value:.3f}" for value in (one.precision, one.recall, one.f1)),
+            "-" if one.auroc is None else f"{one.auroc:.3f}",
+            str(one.n_tiles),
+            str(one.n_patients),
+        ]
         for one in result.metrics.per_class
     ]
-    print_table(f"classes ({result.features})", ("class", "precision", "recall", "F1", "tiles", "patients"), classes)
-
-
-def _overall(result: EvaluationResult) -> list[str]:
-    numbers = []
-    for name in ("balanced_accuracy", "macro_f1"):
-        low, high = result.intervals[name].low, result.intervals[name].high
-        numbers.append(f"{getattr(result.metrics, name):.3f} ({low:.3f}-{high:.3f})")
-    return [result.features, result.settings.protocol, *numbers, result.leakage]
+    header = ("class", "precision", "recall", "F1", "AUROC", "tiles", "patients")
+    print_table(f"classes ({result.features})", header, classes)

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from simtriplet.pretrain.cohort import Cohort
+from simtriplet.pretrain.compiling import make_run_views
 from simtriplet.pretrain.distributed import World
 from simtriplet.pretrain.regate import NeighbourRegate, RunPlace
 from simtriplet.pretrain.sampler import TripletSampler, seed_of
 from simtriplet.pretrain.settings import PretrainSettings
 from simtriplet.pretrain.tiles import TileSource
 from simtriplet.pretrain.view_parameters import ViewParameters
-from simtriplet.pretrain.views import ViewMaker
 from simtriplet.wsi.errors import TrainingError
 
 __all__ = ["Batch", "BatchMaker"]
@@ -55,7 +55,7 @@ class BatchMaker:
         self.neighbours = cohort.neighbour_draw(source.id_device)
         self.sampler = self._make_sampler(cohort)
         self.regate = self._make_regate(cohort)
-        self.views = ViewMaker(settings.views, image_size_px=settings.data.image_size_px)
+        self.views = make_run_views(settings, place.device)
         self.view_generator = torch.Generator(place.device).manual_seed(seed_of(settings.run.seed, 0, 2))
 
     @property

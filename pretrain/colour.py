@@ -6,12 +6,22 @@ jitter: `jitter_mixed` for samples that each have their own parameters, which pi
 wait for a GPU, and `jitter` for samples that share them, which does nothing needless.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["Number", "blend", "jitter", "jitter_mixed", "luminance", "mean_grey", "per_pixel", "shift_hue"]
+__all__ = [
+    "Number",
+    "blend",
+    "jitter",
+    "jitter_mixed",
+    "luminance",
+    "mean_grey",
+    "per_pixel",
+    "shift_hue",
+    "write_plane",
+]
 
 Number = Tensor | float
 """One for all images, or (n,): one for each."""
@@ -25,6 +35,14 @@ _TINY = 1e-12
 def per_pixel(number: Number, n_axes: int = 3) -> Number:
     """Return (n,) numbers as (n, 1, ...), with `n_axes` ones, to meet images or planes; one number stays what it is."""
     return number.view(-1, *[1] * n_axes) if isinstance(number, Tensor) else number
+
+
+def write_plane(plane: Tensor, operation: Callable[..., Tensor], *inputs: Tensor | float) -> Tensor:
+    """Write operation(*inputs) into a plane of an image, and return that plane.
+
+    Compiled code has no `out` for a part of a tensor, and needs none: it writes the result where it is copied to.
+    """
+    return plane.copy_(operation(*inputs)) if torch.compiler.is_compiling() else operation(*inputs, out=plane)
 
 
 def luminance(images: Tensor) -> Tensor:
@@ -62,7 +80,7 @@ def shift_hue(images: Tensor, turns: Number) -> Tensor:
     # A channel is full within one sixth of its own hue and empty from two sixths on; red lies at both ends.
     for channel, hue in zip(turned.unbind(dim=1), (0, 2, 4), strict=True):
         nearness = (sixths - 3).abs_().sub_(1) if hue == 0 else (sixths - hue).abs_().neg_().add_(2)
-        torch.addcmul(lowest, chroma, nearness.clamp_(0, 1), out=channel)
+        write_plane(channel, torch.addcmul, lowest, chroma, nearness.clamp_(0, 1))
     return turned
 
 
@@ -74,8 +92,8 @@ def _hue_lowest_chroma(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     red, green, blue = images.unbind(dim=1)
     second, third = torch.maximum(green, blue), torch.minimum(green, blue)
-    first_swap = torch.lt(green, blue, out=torch.empty_like(red))  # 0 or 1, as a float
-    second_swap = torch.lt(red, second, out=torch.empty_like(red))
+    first_swap = write_plane(torch.empty_like(red), torch.lt, green, blue)  # 0 or 1, as a float
+    second_swap = write_plane(torch.empty_like(red), torch.lt, red, second)
     highest, middle = torch.maximum(red, second), torch.minimum(red, second)
     lowest = torch.minimum(middle, third)
     chroma = highest.sub_(lowest)

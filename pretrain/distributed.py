@@ -105,13 +105,17 @@ class World:
         told: T = box[0]
         return told
 
-    def any(self, wish: bool, device: torch.device) -> bool:
-        """Tell whether any process says yes (a CPU-GPU sync point with several)."""
+    def largest(self, values: tuple[int, ...], device: torch.device) -> tuple[int, ...]:
+        """Return the largest of each of several numbers over all processes.
+
+        A CPU-GPU sync point only in a group of the caller's that knows no gloo.
+        """
         if self.size == 1:
-            return wish
-        votes = torch.tensor(int(wish), device=device)
+            return values
+        place = torch.device("cpu") if "gloo" in dist.get_backend_config() else device
+        votes = torch.tensor(values, dtype=torch.int64, device=place)
         dist.all_reduce(votes, op=dist.ReduceOp.MAX)
-        return bool(votes.item())
+        return tuple(votes.tolist())
 
 
 class _Gather(torch.autograd.Function):

@@ -12,12 +12,14 @@ import torch
 
 from simtriplet.pretrain.encoder import Encoder, EncoderInfo
 from simtriplet.pretrain.settings import ExportFormat
+from simtriplet.pretrain.timm_backbone import has_fixed_size, timm_arguments
 from simtriplet.wsi.errors import CheckpointError, MissingDependencyError
 
 __all__ = [
     "EXPORTERS",
     "Exporter",
     "check_exports",
+    "creation_arguments",
     "export_onnx",
     "export_torchscript",
     "timm_config",
@@ -30,8 +32,11 @@ _OPSET = 18
 def timm_config(info: EncoderInfo) -> dict[str, Any]:
     """Return what timm and the Hugging Face hub expect in config.json, with this package's provenance beside it.
 
-    timm.create_model(architecture, checkpoint_path="encoder.safetensors", num_classes=0) then gives the encoder.
+    timm.create_model(architecture, checkpoint_path="encoder.safetensors", num_classes=0, **model_args) then gives the
+    encoder.
     """
+    library, _, name = info.backbone.rpartition(":")
+    arguments = creation_arguments(info)
     return {
         "architecture": info.backbone.removeprefix("timm:"),
         "num_classes": 0,
@@ -43,10 +48,15 @@ def timm_config(info: EncoderInfo) -> dict[str, Any]:
             "interpolation": "bilinear",
             "crop_pct": 1.0,
             "num_classes": 0,
-            "fixed_input_size": False,
+            "fixed_input_size": library == "timm" and has_fixed_size(name),
         },
+        **({"model_args": arguments} if arguments else {}),
         "simtriplet": {
-            "mpp": info.mpp,
+            "mpp": info.image_mpp,
+            "tile_mpp": info.mpp,
+            "tile_size_px": info.tile_size_px,
+            "initial_weights": info.initial_weights,
+            "initial_weights_hash": info.initial_weights_hash,
             "objective": info.objective,
             "steps": info.steps,
             "slides": len(info.slides),
@@ -55,6 +65,12 @@ def timm_config(info: EncoderInfo) -> dict[str, Any]:
             "versions": dict(info.versions),
         },
     }
+
+
+def creation_arguments(info: EncoderInfo) -> dict[str, int]:
+    """Return what timm.create_model has to be told beside the name to make this encoder's network."""
+    library, _, name = info.backbone.rpartition(":")
+    return timm_arguments(name, info.image_size_px) if library == "timm" else {}
 
 
 def write_timm_config(folder: Path, info: EncoderInfo) -> None:

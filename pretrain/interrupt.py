@@ -2,42 +2,69 @@
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 __all__ = ["DeferredInterrupt"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+_PATIENCE_S = 5.0
+"""Schedulers, terminals and torchrun send a signal two or three times at once, while a checkpoint takes its time."""
+
 
 class DeferredInterrupt:
-    """A context manager that notes the first SIGINT or SIGTERM instead of raising in the middle of a step.
+    """A context manager that notes SIGINT or SIGTERM instead of raising in the middle of a step.
 
-    A second signal raises at once. Outside the main thread, where Python allows no handlers, it does nothing.
+    Who notices the note saves what there is to save and hands the signal on to the handler that was there before: each
+    signal keeps its meaning. A signal that nobody noticed is handed on at the end of the block. More signals within five
+    seconds are the same wish again; a later one is impatience, and is handed on at once. Outside the main thread, where
+    Python allows no handlers, it does nothing.
+
+    Attributes:
+        number: of the first signal that came, 0 while there is none.
     """
 
     def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[signal.Signals, Any] = {}
+        self.number = 0
+        self._came_at = 0.0
+        self._handed_on = False
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            self._previous = {int(number): signal.signal(number, self._note) for number in _SIGNALS}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Put the former handlers back."""
+        """Put the former handlers back.
+
+        Raises:
+            KeyboardInterrupt: or whatever the former handler raises, if a signal came that nobody handed on.
+        """
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if error is None and self.number and not self._handed_on:
+            self.hand_on(self.number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
+        now = time.monotonic()
+        if not self.number:
+            self.number, self._came_at = number, now
+        elif now - self._came_at >= _PATIENCE_S:
+            self.hand_on(number)
 
-    def raise_if_requested(self) -> None:
-        """Raise KeyboardInterrupt if a signal came."""
-        if self.requested:
-            raise KeyboardInterrupt
+    def hand_on(self, number: int) -> NoReturn:
+        """Let a signal have the effect that it would have had.
+
+        Raises:
+            KeyboardInterrupt: or whatever the former handler raises.
+        """
+        self._handed_on = True
+        handler = self._previous.get(number)
+        if callable(handler):
+            handler(number, None)
+        raise KeyboardInterrupt

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from simtriplet.pretrain.backbone import Backbone, make_backbone
+from simtriplet.pretrain.compiled_part import begin_graphs, compile_part
 from simtriplet.pretrain.settings import LastNorm, ModelSettings
+from simtriplet.pretrain.weights_file import WeightsFile
 
 __all__ = ["TripletModel", "ViewOutputs", "make_model", "make_predictor", "make_projector"]
 
@@ -56,19 +57,44 @@ class TripletModel(nn.Module):
         backbone: the image network.
         projector: (n, feature_dim) to (n, d).
         predictor: (n, d) to (n, d), or None.
+        initial_weights: the file that the backbone starts from, None where it starts from random weights.
     """
 
-    def __init__(self, backbone: Backbone, projector: nn.Module, predictor: nn.Module | None) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        projector: nn.Module,
+        predictor: nn.Module | None,
+        *,
+        initial_weights: WeightsFile | None = None,
+    ) -> None:
         super().__init__()
+        self.initial_weights = initial_weights
         self.backbone = backbone.module
         self.feature_dim = backbone.feature_dim
         self.projector = projector
         self.predictor = predictor
-        self._compiled: Callable[[Tensor], Tensor] | None = None
+        self._compiled_encode: Callable[[Tensor], Tensor] | None = None
+        self._compiled_predict: Callable[[Tensor], Tensor] | None = None
+        self._mode: str | None = None  # of torch.compile; where there is one, z lies in memory that is written over
 
-    def compile_encoder(self) -> None:
-        """Compile f = backbone + projector when it first runs; parameters, buffers and their names stay."""
-        self._compiled = torch.compile(self._encode, dynamic=False)
+    def compile_encoder(self, *, mode: str | None = None) -> None:
+        """Compile f = backbone + projector when it first runs; parameters, buffers and their names stay.
+
+        Args:
+            mode: of torch.compile.
+        """
+        self._compiled_encode = compile_part(self._encode, mode=mode)
+        self._mode = mode
+
+    def compile_predictor(self, *, mode: str | None = None) -> None:
+        """Compile h when it first runs; parameters, buffers and their names stay.
+
+        Args:
+            mode: of torch.compile.
+        """
+        if self.predictor is not None:
+            self._compiled_predict = compile_part(self.predictor.forward, mode=mode)
 
     def _encode(self, view: Tensor) -> Tensor:
         z: Tensor = self.projector(self.backbone(view))
@@ -80,22 +106,35 @@ class TripletModel(nn.Module):
         Args:
             views: (v, n, 3, s, s) float.
         """
-        encode = self._compiled or self._encode
+        begin_graphs(self._mode)
+        encode = self._compiled_encode or self._encode
         z = tuple(encode(view) for view in views)
-        p = () if self.predictor is None else tuple(self.predictor(each) for each in z)
-        return ViewOutputs(p, z)
+        predict = self._compiled_predict or self.predictor
+        p = () if predict is None else tuple(predict(each) for each in z)
+        return ViewOutputs(p, z if self._mode is None else tuple(each.clone() for each in z))
 
 
-def make_model(settings: ModelSettings, *, with_predictor: bool) -> TripletModel:
+def make_model(settings: ModelSettings, *, with_predictor: bool, image_size_px: int | None = None) -> TripletModel:
     """Make the network with random weights (from torch's global generator) or with the backbone file it names.
+
+    Args:
+        settings: of the network.
+        with_predictor: whether the objective uses one.
+        image_size_px: side of the images it will see, for backbones of timm that are made for one.
 
     Raises:
         UnknownNameError: if there is no such backbone.
         CheckpointError: if the backbone's file does not fit.
+        SettingsError: if the backbone takes no images of that size.
     """
+    file = settings.weights
+    initial = None if file is None else WeightsFile.of(file)
     backbone = make_backbone(
-        settings.backbone, zero_init_residual=settings.zero_init_residual, weights=settings.weights
+        settings.backbone,
+        zero_init_residual=settings.zero_init_residual,
+        weights=file,
+        image_size_px=image_size_px,
     )
     projector = make_projector(backbone.feature_dim, settings.projector_dim, settings.last_norm)
     predictor = make_predictor(settings.projector_dim, settings.predictor_dim) if with_predictor else None
-    return TripletModel(backbone, projector, predictor)
+    return TripletModel(backbone, projector, predictor, initial_weights=initial)

@@ -6,12 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from simtriplet.pretrain.encoder import EncoderInfo
+from simtriplet.pretrain.export import creation_arguments
+from simtriplet.pretrain.objective import make_objective
+from simtriplet.pretrain.precision import pick_device, pick_precision
 from simtriplet.pretrain.result import PretrainResult
 from simtriplet.pretrain.run_folder import RunFolder
-from simtriplet.pretrain.settings import PretrainSettings
+from simtriplet.pretrain.schedule import plan_schedule
+from simtriplet.pretrain.settings import ObjectiveSettings, PretrainSettings
 from simtriplet.wsi.errors import CheckpointError
 
 __all__ = ["model_card", "write_model_card"]
+
+_OWN_WEIGHTS = {
+    "vicreg": ("invariance_weight", "variance_weight", "covariance_weight"),
+    "barlow": ("redundancy_weight",),
+}
+"""Settings that one objective alone looks at."""
 
 _USE = """## Intended use
 
@@ -45,36 +55,70 @@ def model_card(
     head = ["---", "library_name: timm", "tags: [pathology, self-supervised, image-feature-extraction]", "---"]
     head += [f"# {architecture} by {info.objective}", ""]
     end = "finished" if result.finished else "stopped before its end"
-    head += [f"A {architecture} encoder of {info.feature_dim} features, pretrained without labels; the run {end}.", ""]
-    parts = [*head, *_data_lines(info, result), *_training_lines(settings, result), *_number_lines(result, measured)]
-    return "\n".join([*parts, *_loading_lines(architecture), _USE])
+    head += [f"A {architecture} encoder of {info.feature_dim} features, pretrained without labels; the run {end}."]
+    head += [*_origin_lines(info), ""]
+    uses_neighbour = make_objective(settings.objective).uses_neighbour
+    parts = [*head, *_data_lines(info, result, uses_neighbour=uses_neighbour)]
+    parts += [*_training_lines(settings, result, uses_neighbour=uses_neighbour), *_number_lines(result, measured)]
+    return "\n".join([*parts, *_loading_lines(info, architecture), _USE])
 
 
-def _data_lines(info: EncoderInfo, result: PretrainResult) -> list[str]:
-    size, mpp = info.image_size_px, "unknown" if info.mpp is None else f"{info.mpp:g}"
+def _origin_lines(info: EncoderInfo) -> list[str]:
+    if info.initial_weights is None:
+        return ["It started from random weights."]
+    return [
+        f"It started from the weights in {info.initial_weights} (SHA-256 {info.initial_weights_hash}), which may have been",
+        "learnt with labels, and from other images and patients than those named here.",
+    ]
+
+
+def _data_lines(info: EncoderInfo, result: PretrainResult, *, uses_neighbour: bool) -> list[str]:
+    size, tile = info.image_size_px, info.tile_size_px
+    mpp, tile_mpp = ("unknown" if each is None else f"{each:.4g}" for each in (info.image_mpp, info.mpp))
+    isolated = [f"* {result.n_isolated} tiles without a neighbour"] if uses_neighbour else []
     return [
         "## Data",
         "",
         f"* {result.n_tiles} tiles of {len(info.slides)} slides, {len(info.patients)} patients; ids are in encoder.json",
-        f"* images of {size} x {size} px; the stored tiles have {mpp} micrometres a pixel",
+        f"* images of {size} x {size} px; a whole tile in one has {mpp} micrometres a pixel",
+        f"* the stored tiles are {tile} x {tile} px, at {tile_mpp} micrometres a pixel",
         f"* mean {list(info.mean)}, deviation {list(info.std)}, of RGB values in [0, 1]",
-        f"* {result.n_isolated} tiles without a neighbour",
+        *isolated,
         "",
     ]
 
 
-def _training_lines(settings: PretrainSettings, result: PretrainResult) -> list[str]:
-    objective, optimiser, run = settings.objective, settings.optimiser, settings.run
+def _training_lines(settings: PretrainSettings, result: PretrainResult, *, uses_neighbour: bool) -> list[str]:
+    """Say what was done, with what `auto` and the limits of the run came to."""
+    optimiser, run = settings.optimiser, settings.run
+    steps_per_epoch = result.n_tiles // result.batch_size
+    schedule = plan_schedule(settings, steps_per_epoch=steps_per_epoch, batch_size=result.batch_size)
+    device = pick_device(run.device)
+    warmup = f"warm-up over {schedule.warmup_steps} steps" if schedule.warmup_steps else "no warm-up"
+    compiled = "" if run.compiled == "off" else f", {run.compiled} compiled"
+    sample = "triplets" if uses_neighbour else "pairs of views"
     return [
         "## Training",
         "",
-        f"* objective {objective.name}, neighbour weight {objective.inter_weight:g}",
-        f"* {result.steps} steps of {result.batch_size} triplets, {result.epochs} epochs begun, seed {run.seed}",
-        f"* SGD, learning rate {optimiser.base_lr:g} x batch / 256, momentum {optimiser.momentum:g}",
-        f"* weight decay {optimiser.weight_decay:g}, warm-up over {optimiser.warmup_epochs:g} epochs, then a cosine",
-        f"* precision {run.precision}; all settings are in settings.toml, all numbers in metrics.jsonl and monitor.jsonl",
+        f"* objective {_objective_words(settings.objective, uses_neighbour=uses_neighbour)}",
+        f"* {result.steps} steps of {result.batch_size} {sample}, {result.epochs} epochs begun, seed {run.seed}",
+        f"* SGD, learning rate {schedule.peak:g}, momentum {optimiser.momentum:g}, weight decay {optimiser.weight_decay:g}",
+        f"* {warmup}, then a cosine to step {schedule.total_steps}",
+        f"* precision {pick_precision(run.precision, device)} on {device.type}{compiled}",
+        "* all settings are in settings.toml, all numbers in metrics.jsonl and monitor.jsonl",
         "",
     ]
+
+
+def _objective_words(settings: ObjectiveSettings, *, uses_neighbour: bool) -> str:
+    """Name the objective with those of its weights that it looks at."""
+    words = [settings.name]
+    if uses_neighbour:
+        words.append(f"neighbour weight {settings.inter_weight:g}")
+        if settings.inter_warmup_epochs:
+            words[-1] += f" after a rise over {settings.inter_warmup_epochs:g} epochs"
+    own = _OWN_WEIGHTS.get(settings.name, ())
+    return ", ".join([*words, *(f"{name.replace('_', ' ')} {getattr(settings, name):g}" for name in own)])
 
 
 def _number_lines(result: PretrainResult, measured: dict[str, Any] | None) -> list[str]:
@@ -85,18 +129,22 @@ def _number_lines(result: PretrainResult, measured: dict[str, Any] | None) -> li
     return ["## Last numbers", "", "| measure | value |", "|---|---|", *lines, ""]
 
 
-def _loading_lines(architecture: str) -> list[str]:
+def _loading_lines(info: EncoderInfo, architecture: str) -> list[str]:
+    told = "".join(f", {name}={value}" for name, value in creation_arguments(info).items())
+    resnet = [
+        "For the ResNets, torchvision's network of that name takes the file too: `load_state_dict(..., strict=False)` leaves",
+        "only `fc` missing.",
+        "",
+    ]
     return [
         "## Loading",
         "",
         "```python",
         'encoder = simtriplet.pretrain.load_encoder("this folder")          # encoder.embed(uint8 tiles)',
-        f'network = timm.create_model("{architecture}", checkpoint_path="encoder.safetensors", num_classes=0)',
+        f'network = timm.create_model("{architecture}", checkpoint_path="encoder.safetensors", num_classes=0{told})',
         "```",
         "",
-        "For the ResNets, torchvision's network of that name takes the file too: `load_state_dict(..., strict=False)` leaves",
-        "only `fc` missing.",
-        "",
+        *([] if info.backbone.startswith("timm:") else resnet),
     ]
 
 

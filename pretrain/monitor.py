@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor
 
 from simtriplet.pretrain.encoder import Encoder, EncoderInfo
@@ -25,6 +26,7 @@ class FeatureMeasures:
     Attributes:
         feature_rank: effective rank (RankMe) of the encoder's features.
         z_rank: likewise of the projector's output.
+        z_spread_rank: likewise of that output, l2-normalised, about its mean: 1 where all of it lies on a line.
         knn_accuracy: how often the 20 most similar tiles of other patients vote for a tile's label, balanced over the
             classes; None where fewer than two classes or patients have labels.
         slide_leakage: how often the 20 most similar other tiles vote for a tile's slide; None where there is one slide.
@@ -34,6 +36,7 @@ class FeatureMeasures:
 
     feature_rank: float
     z_rank: float
+    z_spread_rank: float
     knn_accuracy: float | None
     slide_leakage: float | None
     slide_leakage_chance: float | None
@@ -108,6 +111,7 @@ def measure_features(
 
 def _describe(features: Tensor, z: Tensor, probe: ProbeTiles) -> FeatureMeasures:
     slides = probe.slides.to(features.device)
+    directions = F.normalize(z.float(), dim=1)
     n_slides = len(set(probe.slides.tolist()))
     leakage = chance = None
     if n_slides > 1:
@@ -117,6 +121,7 @@ def _describe(features: Tensor, z: Tensor, probe: ProbeTiles) -> FeatureMeasures
     return FeatureMeasures(
         feature_rank=effective_rank(features),
         z_rank=effective_rank(z),
+        z_spread_rank=effective_rank(directions - directions.mean(dim=0)),
         knn_accuracy=_knn_accuracy(features, probe),
         slide_leakage=leakage,
         slide_leakage_chance=chance,

@@ -9,8 +9,9 @@ from typing import Any
 from simtriplet.pretrain.checkpoint import copy_checkpoint, read_checkpoint, write_checkpoint
 from simtriplet.pretrain.distributed import World
 from simtriplet.pretrain.settings import PretrainSettings
+from simtriplet.pretrain.settings_file import write_settings
 from simtriplet.wsi.errors import SimTripletError, TrainingError
-from simtriplet.wsi.settings import build, to_toml, to_values
+from simtriplet.wsi.settings import build, to_values
 
 __all__ = ["RunFolder", "begin_together"]
 
@@ -29,7 +30,8 @@ _FREE_SETTINGS = {
     "run.tensorboard",
     "run.threads",
 }
-"""May differ on resuming: they change how a run goes on, not what comes out."""
+"""May differ on resuming: they change how a run goes on, not what comes out; but for run.threads, on which the last bits of
+sums depend."""
 
 
 _STORE_PARTS = {
@@ -79,23 +81,28 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self.metrics.unlink(missing_ok=True)
             self.monitor.unlink(missing_ok=True)
-            self._write_settings(settings)
         except OSError as error:
-            raise TrainingError(
-                f"run folder '{self.path}': cannot be written ({error.strerror}); choose another --out"
-            ) from error
+            raise self._not_writable(error) from error
+        self.write_settings(settings, {})
         return None
+
+    def _not_writable(self, error: OSError) -> TrainingError:
+        return TrainingError(f"run folder '{self.path}': cannot be written ({error.strerror}); choose another --out")
 
     def _is_used(self) -> bool:
         """Settings alone are left by a run that failed before its first step, and stand in nobody's way."""
         return any(file.exists() for file in (self.checkpoint, self.metrics, self.encoder))
 
-    def _write_settings(self, settings: PretrainSettings) -> None:
-        """Write TOML; where its writer is not installed, the same as JSON."""
+    def write_settings(self, settings: PretrainSettings, chosen: Mapping[str, str | int] | None = None) -> None:
+        """Say what the run was told and what it chose; see settings_file.
+
+        Raises:
+            TrainingError: if the folder cannot be written.
+        """
         try:
-            (self.path / "settings.toml").write_text(to_toml(settings), encoding="utf-8")
-        except ImportError:
-            (self.path / "settings.json").write_text(json.dumps(to_values(settings), indent=2) + "\n", encoding="utf-8")
+            write_settings(self.path, settings, chosen)
+        except OSError as error:
+            raise self._not_writable(error) from error
 
     def _check_same(
         self, state: Mapping[str, Any], settings: PretrainSettings, stores: Sequence[Mapping[str, Any]]
@@ -103,6 +110,8 @@ class RunFolder:
         # An older version's checkpoint lacks the settings that came later: their defaults are what it did.
         begun = build(PretrainSettings, state["settings"], source=f"run folder '{self.path}'")
         before, now = _flatten(to_values(begun)), _flatten(to_values(settings))
+        # several ways to say one thing
+        before["run.compile"], now["run.compile"] = begun.run.compiled, settings.run.compiled
         for key in sorted((before.keys() | now.keys()) - _FREE_SETTINGS):
             if before.get(key) != now.get(key):
                 raise TrainingError(

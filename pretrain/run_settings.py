@@ -5,7 +5,17 @@ from typing import Literal
 
 from simtriplet.pretrain.setting_rules import require
 
-__all__ = ["CollapseRule", "DeviceName", "ExportFormat", "NanRule", "PrecisionName", "RunSettings", "Switch"]
+__all__ = [
+    "CollapseRule",
+    "CompileChoice",
+    "CompiledPart",
+    "DeviceName",
+    "ExportFormat",
+    "NanRule",
+    "PrecisionName",
+    "RunSettings",
+    "Switch",
+]
 
 PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -13,6 +23,8 @@ Switch = Literal["auto", "on", "off"]
 CollapseRule = Literal["stop", "warn"]
 NanRule = Literal["stop", "skip"]
 ExportFormat = Literal["torchscript", "onnx"]
+CompileChoice = Literal["auto", "off", "encoder", "step"]
+CompiledPart = Literal["off", "encoder", "step"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +43,23 @@ class RunSettings:
         channels_last: memory layout of images in the encoder on a GPU, the faster one on tensor cores; a CPU keeps planes.
         checkpoint_every_epochs: how often checkpoints/last.pt is replaced.
         keep_every_epochs: how often a checkpoint is kept for good; None: never.
-        log_every_steps: how often the device is asked for the loss.
+        log_every_steps: how often the device is asked for the loss; after the first step and at the end of an epoch it always is.
         monitor_every_epochs: how often the features are measured (and at the end), on tiles fixed by the seed; 0: never.
         monitor_tiles: how many tiles that takes, at most.
         tensorboard: write events for TensorBoard too; auto does where the package tensorboard is installed.
-        on_collapse: what follows when z hardly varies for long after the warm-up: a warning, or the end of the run.
+        on_collapse: what follows when z hardly varies for long after the warm-up, or lies on a line: a warning, or the end of
+            the run.
         on_nan: what follows a loss or gradient that is not finite: the end, or the step counts for nothing.
         accumulate: micro-batches a step, of batch_size / accumulate triplets each: less memory. Batch normalisation and the
             terms of an objective that compare triplets see one micro-batch at a time.
         activation_checkpointing: keep the inputs of the backbone's blocks only and compute the rest again: less memory for
             about a third more time.
-        compile: torch.compile the encoder; off until its gain has been measured on a GPU.
+        compile: what torch.compile works on: nothing ("off", or false), the "encoder" (or true), or all that a "step" computes:
+            views, encoder, heads and loss, on a GPU as CUDA graphs; "auto" is off until a gain has been measured on a GPU.
         tf32: let fp32 matrix products and convolutions on a GPU round their factors to 10 bits.
         export: forms the encoder is written in besides encoder.safetensors: "torchscript", "onnx".
-        threads: CPU threads of torch and of the store reader; None leaves both alone.
+        threads: CPU threads of torch and of the store reader; None leaves both alone. On a CPU another number may change the last
+            bits of a sum.
     """
 
     epochs: int = 400
@@ -65,7 +80,7 @@ class RunSettings:
     on_nan: NanRule = "stop"
     accumulate: int = 1
     activation_checkpointing: bool = False
-    compile: bool = False
+    compile: bool | CompileChoice = "auto"
     tf32: bool = True
     export: tuple[ExportFormat, ...] = ()
     threads: int | None = None
@@ -80,9 +95,16 @@ class RunSettings:
         divides = self.batch_size % self.accumulate == 0 and self.batch_size >= 2 * self.accumulate
         rule = f"divide run.batch_size ({self.batch_size}) into parts of at least 2"
         require(divides, "run.accumulate", self.accumulate, rule)
-        clash = self.compile and self.activation_checkpointing
-        require(not clash, "run.compile", self.compile, "be false with run.activation_checkpointing")
+        clash = self.compiled != "off" and self.activation_checkpointing
+        require(not clash, "run.compile", self.compile, "be off with run.activation_checkpointing")
         for name in ("max_steps", "threads", "keep_every_epochs"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"run.{name}", value, "be at least 1")
         require(self.max_minutes is None or self.max_minutes > 0, "run.max_minutes", self.max_minutes, "be above 0")
+
+    @property
+    def compiled(self) -> CompiledPart:
+        """What is compiled; no gain of it has been measured on a GPU yet, so that "auto" is nothing."""
+        if isinstance(self.compile, bool):
+            return "encoder" if self.compile else "off"
+        return "off" if self.compile == "auto" else self.compile

@@ -58,8 +58,8 @@ class TripletSampler:
         self.device = device
         self._tiles_of: list[Tensor] | None = None  # places of each slide's anchors
         if slides is not None:
-            by_slide = slides.argsort(stable=True)
-            self._tiles_of = list(by_slide.split(slides.unique(return_counts=True)[1].tolist()))
+            counts = torch.bincount(slides)
+            self._tiles_of = list(torch.split(slides.argsort(stable=True), counts[counts > 0].tolist()))
         self._planned = (-1, -1)  # epoch, and generation of what its neighbours were drawn from
         self._ids = torch.empty(0, dtype=torch.int64)
         self._weights: Tensor | None = None

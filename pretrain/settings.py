@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from simtriplet.pretrain.run_settings import (
     CollapseRule,
+    CompileChoice,
+    CompiledPart,
     DeviceName,
     ExportFormat,
     NanRule,
@@ -27,6 +29,8 @@ from simtriplet.wsi.settings import build, merge, parse_assignments, read_toml
 __all__ = [
     "Balance",
     "CollapseRule",
+    "CompileChoice",
+    "CompiledPart",
     "DataSettings",
     "DeviceName",
     "ExportFormat",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from simtriplet.pretrain.colour import Number, per_pixel
+from simtriplet.pretrain.colour import Number, per_pixel, write_plane
 
 __all__ = ["STAIN_VECTORS", "jitter_stain"]
 
@@ -41,7 +41,7 @@ def jitter_stain(images: Tensor, scale: Sequence[Number], shift: Sequence[Number
     ]
     changed = torch.empty_like(images)
     for channel, weights in zip(changed.unbind(dim=1), zip(*STAIN_VECTORS, strict=True), strict=True):
-        torch.exp2(_mix(concentrations, [-_LOG2_OF_10 * weight for weight in weights]), out=channel)
+        write_plane(channel, torch.exp2, _mix(concentrations, [-_LOG2_OF_10 * weight for weight in weights]))
     return changed.clamp_max_(1)
 
 

@@ -3,7 +3,7 @@
 import math
 import time
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from simtriplet.pretrain.loss_terms import LossTerms
 
-__all__ = ["StepLog", "StepOutcome", "StepReport", "deviation_of"]
+__all__ = ["BadStep", "StepLog", "StepOutcome", "StepReport", "deviation_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,18 @@ class StepOutcome(NamedTuple):
     skipped: Tensor | None = None
 
 
+class BadStep(NamedTuple):
+    """A step that went into the weights and must not have.
+
+    Attributes:
+        step: counted from 1.
+        what: which of the two is not finite.
+    """
+
+    step: int
+    what: Literal["loss", "gradient"]
+
+
 def deviation_of(z: Tensor) -> Tensor:
     """Return the deviation of each dimension of the l2-normalised (n, d) z, averaged (SimSiam section 4.1)."""
     return F.normalize(z.detach().float(), dim=1).std(dim=0, correction=0).mean()
@@ -101,23 +113,32 @@ class StepLog:
         self._last, self._lr = outcome, lr
         self._waited_s += waited_s
 
+    def start_clock(self) -> None:
+        """Count time from now on."""
+        self._since = time.perf_counter()
+
     def leave_out(self, seconds: float) -> None:
         """Do not count time that went into something else than steps."""
         self._since += seconds
 
-    def report(self, *, step: int, epoch: int) -> tuple[StepReport, int | None]:
+    def report(self, *, step: int, epoch: int) -> tuple[StepReport, BadStep | None]:
         """Fetch what waits, at least one step (a CPU-GPU sync point), and start anew.
 
         Returns:
-            The report, and the number of the first step whose loss is not finite (counted from 1), None if there is
-            none.
+            The report, and the first step whose loss is not finite, else the last one where its gradient was measured, is
+            not finite and was not skipped; None if there is none.
         """
         last = self._last
         assert last is not None
         self.losses = torch.stack([losses.loss.detach() for losses, _ in self._pending]).tolist()
         finite = [math.isfinite(loss) for loss in self.losses]
-        bad = None if all(finite) else step - len(finite) + finite.index(False) + 1
+        grad_norm = None if last.grad_norm is None else float(last.grad_norm)
         self._count_skipped()
+        bad: BadStep | None = None
+        if not all(finite):
+            bad = BadStep(step - len(finite) + finite.index(False) + 1, "loss")
+        elif grad_norm is not None and not math.isfinite(grad_norm) and not self.skipped_in_a_row:
+            bad = BadStep(step, "gradient")
         now = time.perf_counter()
         seconds = max(now - self._since, 1e-9)
         report = StepReport(
@@ -129,7 +150,7 @@ class StepLog:
             lr=self._lr,
             z_std=float(deviation_of(last.z)),
             triplets_per_s=len(self._pending) * self.batch_size / seconds,
-            grad_norm=None if last.grad_norm is None else float(last.grad_norm),
+            grad_norm=grad_norm,
             skipped_steps=self.skipped,
             data_wait_share=min(1.0, self._waited_s / seconds),
         )

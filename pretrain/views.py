@@ -1,10 +1,13 @@
 """Views: uint8 tiles in, augmented and normalised float images out, on the device, each with its own parameters."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from simtriplet.pretrain.colour import jitter, jitter_mixed, luminance
+from simtriplet.pretrain.colour import jitter, jitter_mixed, luminance, write_plane
+from simtriplet.pretrain.compiled_part import begin_graphs, compile_part
 from simtriplet.pretrain.resampling import (
     blur,
     blur_mixed,
@@ -40,7 +43,7 @@ def normalise(images: Tensor, settings: ViewSettings, *, out: Tensor | None = No
     # Plain numbers: a tensor of them would have to be copied to the device, which makes the host wait.
     channels = zip(images.unbind(dim=1), out.unbind(dim=1), settings.mean, settings.std, strict=True)
     for channel, of_out, mean, std in channels:
-        torch.sub(channel, mean, out=of_out).div_(std)
+        write_plane(of_out, torch.sub, channel, mean).div_(std)
     return out
 
 
@@ -60,7 +63,18 @@ class ViewMaker:
         self.settings = settings
         self.image_size_px = image_size_px
         self._radius = blur_radius(settings.blur_sigma_px[1], image_size_px)
+        self._compiled: Callable[[Tensor, ViewParameters], Tensor] | None = None
+        self._mode: str | None = None
         _keep_freed_memory(_KEPT_BYTES)
+
+    def compile(self, *, mode: str | None = None) -> None:
+        """Compile when it is first called, for batches of one size, what a GPU does; a CPU then does that too.
+
+        Args:
+            mode: of torch.compile.
+        """
+        self._compiled = compile_part(self.apply_at_once, mode=mode)
+        self._mode = mode
 
     def __call__(self, tiles: Tensor, generator: torch.Generator) -> Tensor:
         """Return (n, 3, s, s) float32 views of (n, h, w, 3) uint8 tiles.
@@ -80,6 +94,10 @@ class ViewMaker:
 
     def apply(self, tiles: Tensor, parameters: ViewParameters) -> Tensor:
         """Make views with given parameters."""
+        if self._compiled is not None:
+            begin_graphs(self._mode)
+            with torch.no_grad():
+                return self._compiled(tiles, parameters).clone()  # a CUDA graph's memory is that of the next step too
         way = self.apply_one_by_one if tiles.device.type == "cpu" else self.apply_at_once
         return way(tiles, parameters)
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from simtriplet.pretrain.export import EXPORTERS
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -57,6 +59,18 @@ def test_every_package_that_the_code_imports_is_declared(project: dict[str, Any]
     unused = declared - {named.get(name, name) for name in imported}
     # openslide-bin is the C library; the rest must be used
     assert unused <= {"openslide-bin", "dask"}
+
+
+def test_what_the_trainer_can_do_with_has_an_extra_and_is_tested(project: dict[str, Any]) -> None:
+    """Packages it looks for only where they are wanted: an extra each, all of them in what `make test` installs."""
+    extras = project["optional-dependencies"]
+    named = {name: {re.split(r"[<>=]", item)[0] for item in extras[name]} for name in ("timm", "export", "tensorboard")}
+    assert named["timm"] == {"timm"}
+    assert named["tensorboard"] == {"tensorboard"}
+    needed = {name for exporter in EXPORTERS.values() for name in exporter.needs}
+    assert named["export"] == needed | {"onnxruntime"}  # what runs the file
+    assert f"simtriplet[{','.join(named)}]" in extras["dev"]
+    assert "[dev,interop]" in (ROOT / "Makefile").read_text()
 
 
 def test_readme_gives_the_two_commands_and_the_makefile_has_them() -> None:

@@ -96,7 +96,7 @@ class TiffReader(WindowReader):
         source, level_size = self._levels[level], self.info.level_sizes[level]
         pixels = np.empty((len(xy), size[1], size[0], 3), np.uint8) if out is None else out
         whole = source.whole_tiles(xy, size, level_size)
-        inside = (xy >= 0).all(axis=1) & (xy + size <= level_size).all(axis=1)
+        inside = np.asarray((xy >= 0).all(axis=1) & (xy + size <= level_size).all(axis=1))
         places = zip(xy.tolist(), whole.tolist(), inside.tolist(), strict=True)
         for place, ((x, y), number, lies_inside) in enumerate(places):
             if number >= 0:

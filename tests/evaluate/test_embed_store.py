@@ -67,6 +67,16 @@ def test_embedding_again_replaces_skips_or_refuses(store_factory, encoder):
         embed_store(store, encoder, name="f", device="cpu", existing="error")
 
 
+def test_features_of_another_image_size_or_precision_are_not_taken_for_the_same(store_factory, encoder):
+    store = store_factory(rows=1, cols=2, index=False)
+    embed_store(store, encoder, name="f", device="cpu")
+    larger = trained_at(encoder, image_size_px=48)  # the weights, and so the hash, are the same
+    assert not embed_store(store, larger, name="f", device="cpu", existing="skip").skipped
+    assert embed_store(store, larger, name="f", device="cpu", existing="skip").skipped
+    assert not embed_store(store, larger, name="f", device="cpu", existing="skip", precision="bf16").skipped
+    assert store.feature_attributes("f")["precision"] == "bf16"
+
+
 def test_an_interrupted_run_leaves_the_old_features_and_no_scratch(store_factory, encoder):
     store = store_factory(index=False)
     before = np.ones((24, 3), np.float32)

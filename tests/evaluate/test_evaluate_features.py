@@ -6,8 +6,9 @@ import shutil
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
-from simtriplet.evaluate import embed_store, evaluate_features
+from simtriplet.evaluate import embed_store, evaluate_features, write_report
 from simtriplet.evaluate.feature_array import write_features
 from simtriplet.pretrain.encoder import load_encoder
 from simtriplet.wsi.errors import EvaluationError, SettingsError, StoreError
@@ -105,9 +106,12 @@ def test_results_say_what_was_found_and_hold_no_path(cohort, tmp_path):
     assert (values["n_tiles"], values["n_slides"], values["n_patients"]) == (120, 5, 4)
     assert values["metrics"]["balanced_accuracy"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert values["per_class"][0] == {
-        "name": "dots", "precision": 1.0, "recall": 1.0, "f1": 1.0, "n_tiles": 60, "n_patients": 4
+        "name": "dots", "precision": 1.0, "recall": 1.0, "f1": 1.0, "n_tiles": 60, "n_patients": 4, "auroc": 1.0
     }  # fmt: skip
     assert values["confusion"] == [[60, 0], [0, 60]]
+    assert values["metrics"]["macro_auroc"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert values["fold_spread"]["macro_auroc"] == {"mean": 1.0, "std": 0.0}
+    assert [fold["metrics"]["macro_auroc"] for fold in values["folds"]] == [1.0] * 4
     assert values["encoder"] == ENCODER
     assert values["settings"]["seed"] == 5
     assert {fold["leakage"] for fold in values["folds"]} == {"inductive"}
@@ -131,6 +135,30 @@ def test_predictions_name_every_tile_once(cohort, tmp_path):
     with (tmp_path / "out" / "results.csv").open(newline="") as file:
         overall = {row["metric"]: float(row["value"]) for row in csv.DictReader(file) if row["scope"] == "overall"}
     assert overall == {name: interval.value for name, interval in result.intervals.items()}
+
+
+def test_auroc_is_left_out_where_one_class_alone_is_tested(cohort, tmp_path):
+    give_features(cohort, signal=20.0)
+    file = tmp_path / "l.csv"
+    file.write_text("slide_id,label\ns0,x\ns1,x\ns2,x\ns3,y\ns4,y\n")
+    result = evaluate_features(cohort, "f", labels=file, test_patients=["p0", "p1"], out=tmp_path / "out")
+    values = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list(result.intervals) == list(values["metrics"]) == ["balanced_accuracy", "macro_f1", "accuracy"]
+    assert values["folds"][0]["metrics"]["macro_auroc"] is None
+    assert "macro_auroc" not in values["fold_spread"]
+    with (tmp_path / "out" / "results.csv").open(newline="") as table:
+        found = [row["value"] for row in csv.DictReader(table) if "auroc" in row["metric"]]
+    assert found == ["", "", ""]
+    write_report(tmp_path / "out", result=result, stores=cohort[:1])
+
+
+def test_auroc_is_of_the_probabilities_that_are_kept(cohort):
+    give_features(cohort, signal=20.0)
+    result = evaluate_features(cohort, "f", protocol="knn")
+    tested = result.predicted >= 0
+    for code, one in enumerate(result.metrics.per_class):
+        assert one.auroc == roc_auc_score(result.tiles.codes[tested] == code, result.probabilities[tested, code])
+    assert result.intervals["macro_auroc"].value == pytest.approx(result.metrics.macro_auroc)
 
 
 def test_the_same_seed_gives_the_same_files(cohort, tmp_path):

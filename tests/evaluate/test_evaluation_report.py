@@ -96,6 +96,8 @@ def test_the_page_is_whole_and_loads_nothing(cohort, run, tmp_path):
     words = " ".join(reader.texts)
     assert "1.000" in words
     assert f"baseline {baseline.metrics.balanced_accuracy:.3f}" in words
+    assert "Macro AUROC" in words
+    assert f"baseline {baseline.metrics.macro_auroc:.3f}" in words
     assert "Loss from 1.000 to 0.020 over 98 steps" in words
 
 

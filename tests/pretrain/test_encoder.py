@@ -133,6 +133,25 @@ def test_a_damaged_encoder_is_refused_in_one_line(run, how):
     assert "\n" not in str(caught.value)
 
 
+def test_the_scale_of_its_images_follows_from_tiles_and_views(store_factory, make_settings, tmp_path):
+    """A tile of 64 px at 0.5 um resized to 48 px has 2/3 um a pixel."""
+    settings = make_settings("run.max_steps=1", "data.image_size_px=48", "run.compile=off")
+    out = pretrain([store_factory(size_px=64)], settings, tmp_path / "run").out
+    info = load_encoder(out).info
+    assert (info.tile_size_px, info.image_size_px, info.mpp) == (64, 48, 0.5)
+    assert info.image_mpp == pytest.approx(2 / 3)
+
+
+def test_an_encoder_of_an_older_version_still_loads(run):
+    info = json.loads((run / "encoder.json").read_text())
+    for later in ("tile_size_px", "initial_weights", "initial_weights_hash"):
+        assert later in info
+        del info[later]
+    (run / "encoder.json").write_text(json.dumps(info))
+    loaded = load_encoder(run).info
+    assert (loaded.tile_size_px, loaded.image_mpp, loaded.initial_weights) == (None, None, None)
+
+
 @pytest.mark.parametrize("source", ["nowhere", "random:resnet18:big", "torchvision:resnet18"])
 def test_a_source_that_is_none_is_refused(source):
     with pytest.raises(CheckpointError):

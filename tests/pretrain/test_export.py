@@ -1,5 +1,6 @@
 """The encoder as others load it: torchvision, timm, TorchScript, ONNX, and the card beside it."""
 
+import hashlib
 import importlib.util
 import json
 
@@ -50,6 +51,7 @@ def test_config_says_how_to_build_it_and_where_it_comes_from(run):
     assert {key: config["pretrained_cfg"][key] for key in wanted} == wanted
     ours = config["simtriplet"]
     assert (ours["mpp"], ours["steps"], ours["slides"], ours["patients"]) == (0.5, 2, 2, 2)
+    assert (ours["tile_mpp"], ours["tile_size_px"], ours["initial_weights"]) == (0.5, 32, None)
     assert ours["checkpoint_hash"] == info.checkpoint_hash
     assert "patient a" not in (run / "config.json").read_text()
 
@@ -140,3 +142,64 @@ def test_the_card_says_what_was_done_and_what_it_is_not_for(run):
     assert "Not a medical device" in card
     assert "patient a" not in card
     assert str(run) not in card
+
+
+def card_of(store_factory, make_settings, tmp_path, *changes, **store):
+    out = pretrain([store_factory(**store)], make_settings(*changes), tmp_path / "run").out
+    return (out / "README.md").read_text(), json.loads((out / "config.json").read_text())["simtriplet"]
+
+
+def test_card_and_config_tell_the_scale_of_the_images(store_factory, make_settings, tmp_path):
+    card, ours = card_of(
+        store_factory, make_settings, tmp_path, "run.max_steps=1", "data.image_size_px=48", size_px=64, mpp=0.5
+    )
+    assert ours["mpp"] == pytest.approx(2 / 3)
+    assert (ours["tile_mpp"], ours["tile_size_px"]) == (0.5, 64)
+    assert "images of 48 x 48 px; a whole tile in one has 0.6667 micrometres a pixel" in card
+    assert "the stored tiles are 64 x 64 px, at 0.5 micrometres a pixel" in card
+
+
+def test_weights_it_started_from_are_named_with_their_hash(store_factory, make_settings, tmp_path):
+    file = tmp_path / "imagenet.pth"
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), file)
+    sha = hashlib.sha256(file.read_bytes()).hexdigest()
+    small = ["model.backbone=resnet18", "run.epochs=1", f"model.weights='{file}'"]
+
+    def stop(report):
+        if report.step == 2:
+            raise KeyboardInterrupt
+
+    stores, settings = [store_factory()], make_settings(*small)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(stores, settings, tmp_path / "run", progress=stop)
+    file.write_bytes(b"another file since")  # what the run began with is what counts
+    out = pretrain(stores, settings, tmp_path / "run", resume=True).out
+    for info in (load_encoder(out).info, load_encoder(out / "checkpoints" / "last.pt").info):
+        assert (info.initial_weights, info.initial_weights_hash) == ("imagenet.pth", sha)
+    card, ours = (out / "README.md").read_text(), json.loads((out / "config.json").read_text())["simtriplet"]
+    assert f"It started from the weights in imagenet.pth (SHA-256 {sha})" in card
+    assert (ours["initial_weights"], ours["initial_weights_hash"]) == ("imagenet.pth", sha)
+    assert str(tmp_path) not in card
+
+
+def test_the_card_of_simsiam_knows_no_neighbour(store_factory, make_settings, tmp_path):
+    card, _ = card_of(store_factory, make_settings, tmp_path, "objective.name=simsiam", "run.max_steps=1")
+    assert "* objective simsiam\n" in card
+    assert "1 steps of 8 pairs of views" in card
+    assert "neighbour" not in card
+    assert "It started from random weights." in card
+
+
+def test_the_card_gives_what_the_settings_came_to(store_factory, make_settings, tmp_path):
+    """A warm-up that max_steps cut short, a learning rate scaled with the batch there was, the precision that auto is."""
+    changes = ["objective.name=vicreg", "objective.inter_weight=0.5", "run.epochs=100", "run.max_steps=20"]
+    changes += ["optimiser.warmup_epochs=5", "optimiser.base_lr=0.32", "run.batch_size=64", "run.precision=auto"]
+    card, _ = card_of(store_factory, make_settings, tmp_path, *changes)  # 24 tiles: batches of 24, one step an epoch
+    assert (
+        "* objective vicreg, neighbour weight 0.5, invariance weight 25, variance weight 25, covariance weight 1\n"
+        in card
+    )
+    assert "* SGD, learning rate 0.03, momentum 0.9, weight decay 0.0001\n" in card
+    assert "* warm-up over 2 steps, then a cosine to step 20\n" in card
+    assert "* precision fp32 on cpu\n" in card
+    assert "20 steps of 24 triplets" in card

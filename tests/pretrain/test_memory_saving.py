@@ -1,4 +1,4 @@
-"""Micro-batches, forgotten activations and compiled code: the same training with less memory or less time."""
+"""Micro-batches and forgotten activations: the same training with less memory."""
 
 import copy
 
@@ -158,26 +158,6 @@ def test_a_batch_that_shrinks_still_divides(store_factory, make_settings, tmp_pa
 def test_micro_batches_must_divide_the_batch(changes):
     with pytest.raises(SettingsError, match=r"run\.accumulate"):
         RunSettings(**changes)
-
-
-def test_compiling_and_activation_checkpointing_exclude_each_other():
-    with pytest.raises(SettingsError, match=r"run\.compile"):
-        RunSettings(compile=True, activation_checkpointing=True)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_compiled_encoder_trains_alike_and_keeps_its_names(store_factory, make_settings, tmp_path):
-    stores = [store_factory()]
-    eager = pretrain(stores, make_settings("run.epochs=1"), tmp_path / "eager")
-    compiled = pretrain(stores, make_settings("run.epochs=1", "run.compile=true"), tmp_path / "compiled")
-    assert compiled.loss == pytest.approx(eager.loss, abs=1e-4)
-    one, other = (
-        torch.load(each.out / "checkpoints" / "last.pt", weights_only=True)["model"] for each in (eager, compiled)
-    )
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_rounding_is_of_gpus_only_and_given_back():

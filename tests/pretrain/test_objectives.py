@@ -141,6 +141,23 @@ def test_the_loss_is_float32_under_autocast():
     assert -1 + 1e-5 < loss.item() < -0.998  # between two numbers of bf16, whose steps here are 0.004
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["vicreg", "barlow"])
+def test_products_over_the_batch_are_float32_under_autocast(name, dtype):
+    """Autocast would compute covariances and correlations in bf16, a thousandth off."""
+    objective = make_objective(ObjectiveSettings(name=name))
+    z = [(0.1 * each.detach() + 3).to(dtype).requires_grad_() for each in random_outputs(n=64, d=32).z]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, terms = objective(ViewOutputs((), tuple(z)))
+    exact, wanted = objective(ViewOutputs((), tuple(each.detach().float() for each in z)))
+    assert {loss.dtype, *(term.dtype for term in terms.values())} == {torch.float32}
+    assert loss.item() == pytest.approx(exact.item(), rel=1e-6)
+    for term, each in terms.items():
+        assert each.item() == pytest.approx(wanted[term].item(), rel=1e-6), term
+    loss.backward()
+    assert all(each.grad.isfinite().all() and each.grad.abs().sum() > 0 for each in z)
+
+
 def test_bf16_outputs_are_compared_in_float32():
     p, z = (torch.randn(8, 32, generator=torch.Generator().manual_seed(seed)).bfloat16() for seed in (0, 1))
     assert negative_cosine(p, z).item() == pytest.approx(c(p.float(), z.float()), abs=1e-6)

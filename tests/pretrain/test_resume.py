@@ -1,17 +1,23 @@
 """A run that was stopped and resumed equals one that was not, bit for bit."""
 
+import dataclasses
 import json
 import os
 import signal
 import threading
 
 import pytest
+import safetensors.torch
 import torch
 
+from simtriplet.pretrain import run_product
+from simtriplet.pretrain.backbone import BACKBONES
+from simtriplet.pretrain.encoder import load_encoder
 from simtriplet.pretrain.trainer import pretrain
 from simtriplet.wsi.errors import CheckpointError, TrainingError
 from simtriplet.wsi.neighbour_index import index_store
 from simtriplet.wsi.neighbours import GridRule
+from simtriplet.wsi.settings import read_toml
 
 
 def state_of(out):
@@ -51,6 +57,49 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert_same(state_of(tmp_path / "parts"), state_of(tmp_path / "whole"))
     assert losses_of(tmp_path / "parts") == losses_of(tmp_path / "whole")
     assert parts.encoder.read_bytes() == whole.encoder.read_bytes()
+
+
+OPTIONS = {
+    "fp16": ["run.precision=fp16"],
+    "fp16 and skip": ["run.precision=fp16", "run.on_nan=skip"],
+    "bf16": ["run.precision=bf16"],
+    "balance": ["data.balance=slide"],
+    "stream": ["data.storage=stream"],
+    "skip": ["run.on_nan=skip"],
+}
+
+
+@pytest.mark.parametrize("changes", OPTIONS.values(), ids=OPTIONS)
+def test_a_resumed_run_with_an_option_equals_an_uninterrupted_one(
+    store_factory, make_settings, tmp_path, changes, assert_same
+):
+    """Two slides of 24 and 6 tiles: balanced, the small one repeats."""
+    stores = [store_factory("a"), store_factory("b", rows=2, cols=3, seed=1)]
+    settings = make_settings("run.epochs=3", *changes)
+    whole = pretrain(stores, settings, tmp_path / "whole")
+    for step in (2, 6, 7):
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(stores, settings, tmp_path / "parts", resume=True, progress=stop_at(step, raise_interrupt))
+        torch.manual_seed(999)
+    parts = pretrain(stores, settings, tmp_path / "parts", resume=True)
+    assert (parts.steps, parts.loss) == (whole.steps, whole.loss) == (9, whole.loss)
+    assert_same(state_of(tmp_path / "parts"), state_of(tmp_path / "whole"))
+    assert losses_of(tmp_path / "parts") == losses_of(tmp_path / "whole")
+    assert parts.encoder.read_bytes() == whole.encoder.read_bytes()
+
+
+def test_the_loss_scaler_goes_on_where_it_was(store_factory, make_settings, tmp_path, assert_same):
+    """It starts far too high, and its way down is saved: a resumed run that began at the top would skip steps again."""
+    stores, settings = [store_factory()], make_settings("run.precision=fp16", "objective.name=vicreg", "run.epochs=6")
+    whole = pretrain(stores, settings, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(stores, settings, tmp_path / "parts", progress=stop_at(9, raise_interrupt))
+    stopped = state_of(tmp_path / "parts")
+    assert stopped["skipped"][0] > 0
+    assert stopped["scaler"]["scale"] == 2.0 ** (16 - stopped["skipped"][0])
+    pretrain(stores, settings, tmp_path / "parts", resume=True)
+    assert_same(state_of(tmp_path / "parts"), state_of(tmp_path / "whole"))
+    assert whole.finished
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -114,9 +163,11 @@ def test_a_folder_with_a_run_is_refused_and_the_cure_named(store_factory, make_s
 
 
 def test_a_run_that_never_began_does_not_block_its_folder(store_factory, make_settings, tmp_path):
-    with pytest.raises(TrainingError, match="fp16"):
-        pretrain([store_factory()], make_settings("run.precision=fp16"), tmp_path / "run")
-    assert pretrain([store_factory()], make_settings(), tmp_path / "run").finished
+    stores = [store_factory(rows=1, cols=3)]
+    with pytest.raises(TrainingError, match="3 tiles to train on: must be at least 4"):
+        pretrain(stores, make_settings("run.accumulate=2"), tmp_path / "run")
+    assert (tmp_path / "run" / "settings.toml").exists()
+    assert pretrain(stores, make_settings(), tmp_path / "run").finished
 
 
 def test_resuming_a_finished_run_returns_its_result_at_once(store_factory, make_settings, tmp_path):
@@ -125,6 +176,63 @@ def test_resuming_a_finished_run_returns_its_result_at_once(store_factory, make_
     before = (tmp_path / "run" / "checkpoints" / "last.pt").stat().st_mtime_ns
     assert pretrain(stores, settings, tmp_path / "run", resume=True) == first
     assert (tmp_path / "run" / "checkpoints" / "last.pt").stat().st_mtime_ns == before
+
+
+def test_the_first_weights_are_not_needed_again(store_factory, make_settings, tmp_path):
+    """Their file is gone when the run goes on, and still named in what comes out."""
+    stores, file = [store_factory()], tmp_path / "first.safetensors"
+    torch.manual_seed(5)
+    safetensors.torch.save_file(BACKBONES.get("small")(False).module.state_dict(), file)
+    settings = make_settings(f"model.weights={file}")
+    whole = pretrain(stores, settings, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(stores, settings, tmp_path / "parts", progress=stop_at(2, raise_interrupt))
+    file.unlink()
+    parts = pretrain(stores, settings, tmp_path / "parts", resume=True)
+    assert parts.encoder.read_bytes() == whole.encoder.read_bytes()
+    infos = [load_encoder(out.out).info for out in (parts, whole)]
+    assert infos[0] == infos[1]
+    assert infos[0].initial_weights == "first.safetensors"
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated:FutureWarning")  # as TorchScript is, for ever
+def test_resuming_a_finished_run_writes_the_exports_that_it_lacks(store_factory, make_settings, tmp_path):
+    stores = [store_factory()]
+    pretrain(stores, make_settings(), tmp_path / "run")
+    file = tmp_path / "run" / "encoder.torchscript.pt"
+    assert not file.exists()
+    settings = make_settings("run.export=['torchscript']")
+    pretrain(stores, settings, tmp_path / "run", resume=True)
+    encoder = load_encoder(tmp_path / "run")
+    images = torch.randn(3, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.jit.load(file)(images), encoder(images))
+    assert read_toml(tmp_path / "run" / "settings.toml")["run"]["export"] == ["torchscript"]
+    written = file.stat().st_mtime_ns
+    pretrain(stores, settings, tmp_path / "run", resume=True)
+    assert file.stat().st_mtime_ns == written
+
+
+def test_a_run_killed_while_it_wrote_its_product_still_knows_its_loss(
+    store_factory, make_settings, tmp_path, monkeypatch
+):
+    """The best checkpoint is of the last step, so that the resumed run has no step left to take."""
+    stores, settings = [store_factory()], make_settings("run.monitor_every_epochs=2")
+    whole = pretrain(stores, settings, tmp_path / "whole")
+
+    def fail(*args):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(run_product, "write_model_card", fail)
+    with pytest.raises(ZeroDivisionError):
+        pretrain(stores, settings, tmp_path / "parts")
+    monkeypatch.undo()
+    assert (state_of(tmp_path / "parts")["step"], state_of(tmp_path / "parts")["finished"]) == (6, False)
+    parts = pretrain(stores, settings, tmp_path / "parts", resume=True)
+    assert dataclasses.replace(parts, out=whole.out, encoder=whole.encoder) == whole
+    card = (tmp_path / "parts" / "README.md").read_text()
+    assert f"| loss | {whole.loss:.4g} |" in card
+    assert state_of(tmp_path / "parts")["result"]["loss"] == whole.loss
 
 
 def test_resume_without_a_run_begins_one(store_factory, make_settings, tmp_path):

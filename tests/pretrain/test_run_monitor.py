@@ -48,6 +48,7 @@ def test_measures_are_those_of_the_encoder_that_the_run_leaves(store_factory, ma
     features = load_encoder(out).embed(tiles)
     assert last["feature_rank"] == pytest.approx(effective_rank(features), rel=1e-3)
     assert 1 < last["z_rank"] <= 16
+    assert 1 < last["z_spread_rank"] <= 16
     assert (last["z_std_healthy"], last["n_tiles"], last["isolated_share"]) == (0.25, 48, 0.0)
     assert 0.5 < last["knn_accuracy"] <= 1  # textures differ a lot
     assert 0 <= last["slide_leakage"] <= 1

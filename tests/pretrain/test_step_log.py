@@ -7,10 +7,19 @@ from simtriplet.pretrain.loss_terms import LossTerms
 from simtriplet.pretrain.step_log import StepLog, StepOutcome, deviation_of
 
 
-def note(log: StepLog, loss: float, lr: float = 0.1, *, skipped: bool | None = None, waited_s: float = 0.0) -> None:
+def note(
+    log: StepLog,
+    loss: float,
+    lr: float = 0.1,
+    *,
+    skipped: bool | None = None,
+    waited_s: float = 0.0,
+    grad_norm: float | None = 3.0,
+) -> None:
     value = torch.tensor(loss)
+    norm = None if grad_norm is None else torch.tensor(grad_norm)
     flag = None if skipped is None else torch.tensor(skipped)
-    outcome = StepOutcome(LossTerms(value, {"half": value / 2}), torch.eye(4), torch.tensor(3.0), flag)
+    outcome = StepOutcome(LossTerms(value, {"half": value / 2}), torch.eye(4), norm, flag)
     log.add(outcome, lr=lr, waited_s=waited_s)
 
 
@@ -33,8 +42,25 @@ def test_the_first_loss_that_is_not_finite_is_named(value):
     for loss in (1.0, 2.0, value, 2.0, value):
         note(log, loss)
     report, bad = log.report(step=17, epoch=1)
-    assert bad == 15
+    assert bad == (15, "loss")
     assert report.loss == pytest.approx(5 / 3)  # of the finite ones
+
+
+@pytest.mark.parametrize(
+    ("grad_norm", "skipped", "bad"),
+    [
+        (math.inf, None, (8, "gradient")),
+        (math.nan, False, (8, "gradient")),
+        (math.inf, True, None),  # as a loss scaler that starts high does
+        (None, None, None),
+        (1e30, False, None),
+    ],
+)
+def test_a_gradient_that_is_not_finite_is_bad_unless_its_step_was_skipped(grad_norm, skipped, bad):
+    log = StepLog(total_steps=9, batch_size=4)
+    note(log, 1.0, grad_norm=None)
+    note(log, 1.0, grad_norm=grad_norm, skipped=skipped)
+    assert log.report(step=8, epoch=1)[1] == bad
 
 
 def test_skipped_steps_are_counted_over_reports():

@@ -101,16 +101,33 @@ def centre_accuracy(encoder, stores, unseen) -> float:
     return float((distance.argmin(1) == y_new).mean())
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_precisions_run_on_a_cpu_and_keep_float32_weights(store_factory, make_settings, tmp_path, precision):
     result = pretrain([store_factory()], make_settings(f"run.precision={precision}"), tmp_path / "run")
     assert np.isfinite(result.loss)
     assert {w.dtype for w in weights_of(result.out).values() if w.is_floating_point()} == {torch.float32}
+    chosen = [line for line in (result.out / "settings.toml").read_text().splitlines() if "run.precision" in line]
+    assert chosen == [f'# run.precision = "{precision}"']
 
 
-def test_fp16_is_refused_on_a_cpu(store_factory, make_settings, tmp_path):
-    with pytest.raises(TrainingError, match=r"fp16.*GPU"):
-        pretrain([store_factory()], make_settings("run.precision=fp16"), tmp_path / "run")
+def test_fp16_on_a_cpu_computes_in_half_precision_and_learns_as_fp32_does(store_factory, make_settings, tmp_path):
+    losses = {}
+    for precision in ("fp32", "fp16"):
+        pretrain([store_factory()], make_settings(f"run.precision={precision}"), tmp_path / precision)
+        losses[precision] = np.array([line["loss"] for line in metrics_of(tmp_path / precision)])
+    difference = np.abs(losses["fp16"] - losses["fp32"])
+    assert 0 < difference[0] < 0.02  # the same weights and views, rounded
+    assert difference.max() < 0.1
+
+
+def test_the_first_step_is_reported_and_then_every_kth(store_factory, make_settings, tmp_path):
+    """So that nobody waits fifty slow steps for a sign of life."""
+    reports = []
+    settings = make_settings("run.log_every_steps=4", "run.epochs=3", "run.batch_size=4")
+    pretrain([store_factory()], settings, tmp_path / "run", progress=reports.append)
+    assert [report.step for report in reports] == [1, 4, 6, 8, 12, 16, 18]  # six steps an epoch
+    assert [line["step"] for line in metrics_of(tmp_path / "run")] == [report.step for report in reports]
+    assert reports[0].grad_norm > 0
 
 
 @pytest.mark.parametrize("tier", ["host", "stream"])

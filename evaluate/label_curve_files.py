@@ -1,0 +1,77 @@
+"""Write label curves: label_curves.json and label_curves.csv."""
+
+import csv
+import dataclasses
+import importlib.metadata
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from simtriplet.evaluate.atomic_output import replace_file
+from simtriplet.evaluate.label_curve import LabelCurve
+
+__all__ = ["curve_values", "write_label_curves"]
+
+SCHEMA = "simtriplet.label_curves"
+VERSION = "1.0"
+
+
+def write_label_curves(out: Path, curves: Sequence[LabelCurve]) -> None:
+    """Write both files into the folder `out`, each whole or not at all.
+
+    No absolute path and no time goes into them, so that equal measurements give equal files.
+
+    Raises:
+        EvaluationError: if the folder cannot be written.
+    """
+    values = {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "curves": [curve_values(curve) for curve in curves],
+        "versions": {name: importlib.metadata.version(name) for name in ("simtriplet", "numpy", "scikit-learn")},
+    }
+    rows = io.StringIO(newline="")
+    csv.writer(rows, lineterminator="\n").writerows(_rows(curves))
+    replace_file(out / "label_curves.csv", rows.getvalue())
+    replace_file(out / "label_curves.json", json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def curve_values(curve: LabelCurve) -> dict[str, Any]:
+    """Return a curve as plain JSON values, without its predictions."""
+    tiles = curve.tiles
+    return {
+        "features": curve.features,
+        "encoder": curve.encoder,
+        "kind": curve.kind,
+        "settings": dataclasses.asdict(curve.settings) if curve.settings else None,
+        "labels": curve.label_source,
+        "classes": list(curve.classes),
+        "n_tested_tiles": len(tiles) if tiles else None,
+        "n_test_patients": len(set(tiles.patients.tolist())) if tiles else None,
+        "leakage": curve.leakage,
+        "points": [
+            {
+                "amount": point.amount,
+                "metrics": {name: dataclasses.asdict(interval) for name, interval in point.intervals.items()},
+                "draws": [dataclasses.asdict(draw) for draw in point.draws],
+            }
+            for point in curve.points
+        ],
+    }
+
+
+def _rows(curves: Sequence[LabelCurve]) -> Iterator[Sequence[object]]:
+    """One row a metric of a point (scope `mean`, with interval) and one a metric of a draw (scope `draw`)."""
+    yield "features", "kind", "amount", "scope", "seed", "n_labels", "metric", "value", "low", "high", "leakage"
+    for curve in curves:
+        for point in curve.points:
+            where = curve.features, curve.kind, f"{point.amount:g}"
+            mean_labels = sum(draw.n_labels for draw in point.draws) / len(point.draws)
+            for name, interval in point.intervals.items():
+                numbers = interval.value, interval.low, interval.high
+                yield *where, "mean", None, mean_labels, name, *numbers, curve.leakage
+            for draw in point.draws:
+                for name, value in draw.scores.items():
+                    yield *where, "draw", draw.seed, draw.n_labels, name, value, None, None, curve.leakage

@@ -1,0 +1,68 @@
+"""The files of a slide's predictions: GeoJSON, a CSV of probabilities and the classes drawn on the thumbnail."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from simtriplet.evaluate.atomic_output import replace_file
+from simtriplet.evaluate.labels import tile_ids
+from simtriplet.evaluate.overlay import draw_classes
+from simtriplet.evaluate.prediction import SlidePrediction
+from simtriplet.evaluate.prediction_polygons import prediction_geojson
+from simtriplet.wsi.errors import EvaluationError
+from simtriplet.wsi.store import TileStore
+
+__all__ = ["check_file_name", "write_prediction"]
+
+_LONGEST_BYTES = 200  # file systems take 255, with the ending
+
+
+def write_prediction(out: Path, store: TileStore, prediction: SlidePrediction, *, merged: bool = True) -> list[Path]:
+    """Write `<slide_id>.geojson`, `<slide_id>.csv` and `<slide_id>.png` into the folder `out`, each whole or not at all.
+
+    Args:
+        out: made where missing.
+        store: the tiles.
+        prediction: of these tiles.
+        merged: see prediction_geojson.
+
+    Returns:
+        The three files.
+
+    Raises:
+        EvaluationError: if the slide's id cannot name a file, or the folder cannot be written.
+    """
+    stem = check_file_name(store.slide_id)
+    contents: dict[str, bytes | str] = {
+        "geojson": prediction_geojson(store, prediction, merged=merged),
+        "csv": _csv_text(_rows(store, prediction)),
+        "png": draw_classes(store, prediction.codes, prediction.classes),
+    }
+    return [replace_file(out / f"{stem}.{ending}", content) for ending, content in contents.items()]
+
+
+def check_file_name(slide_id: str) -> str:
+    """Return a slide's id if it can name a file inside any folder.
+
+    Raises:
+        EvaluationError: if it is empty, too long, starts with a dot, or holds a separator or an unprintable letter.
+    """
+    plain = slide_id.isprintable() and not any(letter in slide_id for letter in '/\\:*?"<>|')
+    if not plain or not slide_id.strip() or slide_id.startswith(".") or len(slide_id.encode()) > _LONGEST_BYTES:
+        raise EvaluationError(f"slide {slide_id!r}: its id cannot name a file; tile the slide under a plain id")
+    return slide_id
+
+
+def _rows(store: TileStore, prediction: SlidePrediction) -> Iterator[Sequence[object]]:
+    yield "slide_id", "tile_id", "x", "y", "predicted", *(f"probability_{name}" for name in prediction.classes)
+    names = (prediction.classes[code] for code in prediction.codes.tolist())
+    columns = tile_ids(store).tolist(), store.base_xy().tolist(), names, prediction.probabilities.tolist()
+    for tile_id, (x, y), name, shares in zip(*columns, strict=True):
+        yield store.slide_id, tile_id, x, y, name, *(f"{share:.6f}" for share in shares)
+
+
+def _csv_text(rows: Iterator[Sequence[object]]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,77 @@
+"""`evaluate` with networks trained with labels, and heads that it saves, as a user calls it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import numpy as np
+import pytest
+
+from simtriplet.evaluate.feature_array import write_features
+from simtriplet.evaluate.saved_head import load_head
+from simtriplet.wsi.store import TileStore
+
+Run = Callable[..., "CompletedProcess[str]"]
+Failure = Callable[["CompletedProcess[str]"], str]
+QUICK = ("--set", "backbone=resnet18", "--set", "image_size_px=32", "--set", "epochs=1", "--set", "min_steps=12")
+
+
+@pytest.fixture
+def stores(store_factory: Callable[..., TileStore], tmp_path: Path) -> Path:
+    """Four patients with the features "good", which tell the classes apart."""
+    folder, rng = tmp_path / "stores", np.random.default_rng(0)
+    for number in range(4):
+        store = store_factory(f"s{number}", patient_id=f"p{number}", seed=number, index=False, folder=folder)
+        features = rng.normal(size=(len(store), 4)) + 20.0 * np.asarray(store.labels().codes)[:, None]
+        write_features(store, "good", features.astype(np.float32), {"encoder_hash": "good"})
+    return folder
+
+
+def test_a_network_from_scratch_beside_features_on_the_same_folds(program: Run, stores: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    asked = ("--protocol", "supervised", *QUICK, "--baseline", "good", "--folds", 2, "--no-report")
+    ended = program("evaluate", stores, "--out", out, *asked)
+    rows = [line.split("\t") for line in ended.stdout.splitlines()]
+    assert rows[1][:2] == ["supervised", "supervised"]
+    assert rows[2][:2] == ["good", "linear"]
+    result = json.loads((out / "results.json").read_text())
+    assert result["settings"]["protocol"] == "supervised"
+    assert [fold["n_test"] for fold in result["folds"]] == [48, 48]
+    assert result["folds"][0]["fitted"]["steps"] == 12
+
+
+def test_finetune_starts_from_an_encoder(program: Run, failure: Failure, stores: Path, tmp_path: Path) -> None:
+    asked = ("evaluate", stores, "--out", tmp_path / "r", "--protocol", "finetune", "--no-report")
+    assert failure(program(*asked, status=1)) == "Error: protocol 'finetune': needs an encoder; pass --encoder"
+    ended = program(*asked, "--encoder", "random:resnet18:32", "--folds", 2, *QUICK[4:])
+    assert "supervised" in ended.stdout.splitlines()[1]  # an encoder that has learnt nothing is no finetuning
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (("--encoder", "random:resnet18:32"), "--encoder with protocol 'linear': only for supervised and finetune"),
+        (("--set", "epochs=3"), "--set with protocol 'linear': only for supervised and finetune"),
+        (("--protocol", "supervised", "--set", "epoch=3"), "setting 'epoch' is not known; did you mean 'epochs'?"),
+        (("--protocol", "supervised", "--encoder", "random:resnet18:32"), "starts from random weights"),
+        (("--protocol", "supervised", "--save-head", "h.json"), "a head reads features"),
+        (("--protocol", "supervised", "--amounts", "1"), "--amounts with protocol 'supervised': only for few-shot and"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    program: Run, failure: Failure, stores: Path, tmp_path: Path, extra: tuple[str, ...], said: str
+) -> None:
+    line = failure(program("evaluate", stores, "--features", "good", "--out", tmp_path / "r", *extra, status=1))
+    assert said in line
+
+
+def test_a_saved_head_reads_back(program: Run, stores: Path, tmp_path: Path) -> None:
+    head = tmp_path / "head.json"
+    ended = program(
+        "evaluate", stores, "--features", "good", "--out", tmp_path / "r", "--no-report", "--save-head", head
+    )
+    assert f"head: {head}" in ended.stderr
+    saved = load_head(head)
+    assert saved.classes == ("dots", "stripes")
+    assert (saved.features, saved.n_tiles, saved.patients) == ("good", 96, ("p0", "p1", "p2", "p3"))
