@@ -101,7 +101,7 @@ def test_one_test_patient_is_told_to_have_no_interval(program: Run, stores: Path
         (("--protocol", "few-shot", "--amounts", "0.5"), "shots 0.5: must be a whole number"),
         (("--protocol", "few-shot", "--amounts", "99"), "class 'dots': has 36 training tiles in a fold, 99 shots"),
         (("--protocol", "label-efficiency", "--amounts", "50"), "share 50.0: must be above 0 and at most 1"),
-        (("--amounts", "1"), "with protocol 'linear': are for few-shot and label-efficiency"),
+        (("--amounts", "1"), "with protocol 'linear': only for few-shot and label-efficiency"),
         (("--protocol", "few-shots"), "'few-shots'"),
     ],
 )

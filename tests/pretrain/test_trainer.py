@@ -163,7 +163,7 @@ def test_excluded_patients_are_not_trained_on(store_factory, make_settings, tmp_
 def test_isolated_tiles_are_counted_and_treated_as_told(store_factory, make_settings, tmp_path, caplog, rule, n_tiles):
     alone = np.isin(np.arange(9), [0, 2, 6, 8])
     stores = [store_factory("a"), store_factory("b", rows=3, cols=3, keep=alone)]
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="simtriplet"):
         result = pretrain(stores, make_settings(f"data.isolated={rule}"), tmp_path / "run")
     assert (result.n_tiles, result.n_isolated) == (n_tiles, 4)
     assert "4 of 28 tiles have no neighbour" in caplog.text
