@@ -124,15 +124,23 @@ def _is_current(store: TileStore, name: str, wanted: dict[str, Any]) -> bool:
 
 
 def _check_mpp(store: TileStore, encoder: Encoder) -> None:
-    trained = encoder.info.mpp
+    """Compare what the network sees: tiles are resized to its images, so their size counts as much as their mpp."""
+    info = encoder.info
+    trained, shown = info.mpp, store.mpp
+    advice = f"tile with --mpp {trained:g}" if trained is not None else ""
+    if info.image_mpp is not None:
+        trained, shown = info.image_mpp, store.mpp * store.size_px / info.image_size_px
+        advice = f"tile with --mpp {info.mpp:g} --size {info.tile_size_px}"
     if trained is None:
         return  # random or natural-image weights have no resolution
-    factor = max(store.mpp / trained, trained / store.mpp)
-    what = f"slide {store.slide_id!r}: its tiles have {store.mpp:g} um/px, the encoder was trained at {trained:g}"
+    factor = max(shown / trained, trained / shown)
+    what = (
+        f"slide {store.slide_id!r}: its tiles are seen at {shown:.3g} um/px, the encoder was trained at {trained:.3g}"
+    )
     if factor > MPP_LIMIT:
-        raise EvaluationError(f"{what}: must be within a factor of {MPP_LIMIT:g}; tile with --mpp {trained:g}")
+        raise EvaluationError(f"{what}: must be within a factor of {MPP_LIMIT:g}; {advice}")
     if factor > 1 + MPP_WARNING:
-        _logger.warning("%s; features may be poor, tile with --mpp %g", what, trained)
+        _logger.warning("%s; features may be poor, %s", what, advice)
 
 
 def _resolve_device(device: str) -> torch.device:

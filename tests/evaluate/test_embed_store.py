@@ -124,6 +124,18 @@ def test_another_resolution_is_warned_of(store_factory, encoder, caplog, mpp, wa
     assert bool(caplog.records) == warns
 
 
+@pytest.mark.parametrize(("tile_size_px", "said"), [(32, None), (48, "features may be poor"), (96, "factor of 2")])
+def test_tiles_of_another_size_are_another_scale(store_factory, encoder, caplog, tile_size_px, said):
+    store = store_factory(rows=1, cols=2, size_px=32, mpp=0.5, index=False)
+    trained = trained_at(encoder, mpp=0.5, tile_size_px=tile_size_px)
+    if said == "factor of 2":
+        with pytest.raises(EvaluationError, match=r"within a factor of 2; tile with --mpp 0.5 --size 96"):
+            embed_store(store, trained, name="f", device="cpu")
+        return
+    embed_store(store, trained, name="f", device="cpu")
+    assert (said in caplog.text) if said else not caplog.records
+
+
 @pytest.mark.parametrize("mpp", [0.249, 1.01])
 def test_a_resolution_beyond_a_factor_of_two_is_refused(store_factory, encoder, mpp):
     store = store_factory(rows=1, cols=2, mpp=0.5, index=False)
