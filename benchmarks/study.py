@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from study_data import StudyData, StudyTiles, study_folds
 from study_plan import METHODS, PAIRINGS, SCALES, Run, Scale, ScaleName, plan_runs
-from study_results import write_study
+from study_results import RANDOM, write_study
 
 from simtriplet.pretrain.encoder import Encoder, load_encoder
 from simtriplet.pretrain.settings import PretrainSettings, load_settings
@@ -43,6 +43,7 @@ def main() -> None:
     deadline = time.monotonic() + 60 * asked.minutes
     runs = [run for run in plan_runs(scale) if run.fold < asked.folds]
     if not asked.report_only:
+        _keep_random(scale, data, out)
         for run in runs:
             if not _is_done(run, out):
                 if time.monotonic() > deadline:
@@ -68,6 +69,15 @@ def _parse() -> argparse.Namespace:
 
 def _is_done(run: Run, out: Path) -> bool:
     return _features_file(run, out).exists()
+
+
+def _keep_random(scale: Scale, data: StudyData, out: Path) -> None:
+    """Keep the features of random weights, once: what an encoder that learnt nothing gives."""
+    file = out / "features" / f"{RANDOM}.npy"
+    if not file.exists():
+        settings = run_settings(plan_runs(scale)[0], scale, [])
+        source = f"random:{settings.model.backbone}:{settings.data.image_size_px}"
+        keep_features(load_encoder(source), data.tiles("60um"), file)
 
 
 def _features_file(run: Run, out: Path) -> Path:
