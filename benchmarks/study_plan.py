@@ -114,7 +114,13 @@ PAIRINGS = {
 MAIN_PAIRING = "grid60"
 
 _STOP_GRADIENT = ("objective.name=simtriplet", "model.last_norm=affine_free")
-_VARIANCE = ("objective.name=vicreg", "model.last_norm=none", "objective.invariance_weight=5")
+_VARIANCE = (
+    "objective.name=vicreg",
+    "model.last_norm=none",
+    "model.projector_dim=128",
+    "objective.invariance_weight=5",
+    "optimiser.base_lr=0.05",  # at 0.2 and 512 dimensions the loss was not finite after 28 steps
+)
 METHODS = {
     method.name: method
     for method in (
