@@ -53,7 +53,8 @@ def collect_jobs(
             raise SlideOpenError(f"slide '{given}': does not exist; check the path")
     jobs = [*listed, *(SlideJob(path, slide_id_of(path)) for path in one_per_series(files))]
     _refuse_duplicates(jobs)
-    _refuse_split_series(jobs)
+    if listed:  # found files are one a series already, and reading thousands of headers again takes its time
+        _refuse_split_series(jobs)
     complete = [_complete(job, annotations, slide_mpp, single=len(jobs) == 1) for job in jobs]
     _tell_missing_annotations(complete, annotations)
     return complete

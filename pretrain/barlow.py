@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from simtriplet.pretrain.embedding_objective import EmbeddingObjective
 from simtriplet.pretrain.loss_terms import LossTerms
-from simtriplet.pretrain.model import ViewOutputs
-from simtriplet.pretrain.settings import ObjectiveSettings
 
 __all__ = ["BarlowTwinsObjective", "cross_correlation"]
 
@@ -15,7 +14,7 @@ _EPSILON = 1e-5  # that of the authors' batch normalisation
 _LEAST_MASS = 1e-12
 
 
-class BarlowTwinsObjective:
+class BarlowTwinsObjective(EmbeddingObjective):
     """Redundancy reduction (Barlow Twins, arXiv 2103.03230, equation 1) on the views of a triplet, without a predictor.
 
     For a pair of views B = 1/d x (sum_j (1 - C_jj)^2 + lambda x sum_j sum_(k != j) C_jk^2), C their (d, d)
@@ -32,21 +31,10 @@ class BarlowTwinsObjective:
         settings: `redundancy_weight` is lambda.
     """
 
-    uses_predictor = False
-
-    def __init__(self, settings: ObjectiveSettings) -> None:
-        self.settings = settings
-        self.uses_neighbour = settings.inter_weight > 0
-
-    def __call__(
-        self, outputs: ViewOutputs, *, warm_in: Tensor | float = 1.0, pair_weights: Tensor | None = None
-    ) -> LossTerms:
-        """See Objective."""
-        with torch.autocast(outputs.z[0].device.type, enabled=False):
-            z = [each.float() for each in outputs.z]
-            invariance, redundancy = self._penalties(z, warm_in, pair_weights).unbind()
-            loss = invariance + self.settings.redundancy_weight * redundancy
-            return LossTerms(loss, {"invariance": invariance.detach(), "redundancy": redundancy.detach()})
+    def _losses(self, z: Sequence[Tensor], warm_in: Tensor | float, pair_weights: Tensor | None) -> LossTerms:
+        invariance, redundancy = self._penalties(z, warm_in, pair_weights).unbind()
+        loss = invariance + self.settings.redundancy_weight * redundancy
+        return LossTerms(loss, {"invariance": invariance.detach(), "redundancy": redundancy.detach()})
 
     def _penalties(self, z: Sequence[Tensor], warm_in: Tensor | float, pair_weights: Tensor | None) -> Tensor:
         """(2,): on and off the diagonal, the weighted mean of both pairs."""

@@ -6,14 +6,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor
 
+from simtriplet.pretrain.embedding_objective import EmbeddingObjective
 from simtriplet.pretrain.loss_terms import LossTerms, weighted_mean
-from simtriplet.pretrain.model import ViewOutputs
-from simtriplet.pretrain.settings import ObjectiveSettings
 
 __all__ = ["VicRegObjective"]
 
 
-class VicRegObjective:
+class VicRegObjective(EmbeddingObjective):
     """Variance, invariance and covariance (VICReg, arXiv 2105.04906) on the views of a triplet, without a predictor.
 
     As the authors' code has it, for two views: invariance is the mean squared difference, variance the mean hinge
@@ -29,30 +28,19 @@ class VicRegObjective:
         settings: the weights.
     """
 
-    uses_predictor = False
-
-    def __init__(self, settings: ObjectiveSettings) -> None:
-        self.settings = settings
-        self.uses_neighbour = settings.inter_weight > 0
-
-    def __call__(
-        self, outputs: ViewOutputs, *, warm_in: Tensor | float = 1.0, pair_weights: Tensor | None = None
-    ) -> LossTerms:
-        """See Objective."""
-        with torch.autocast(outputs.z[0].device.type, enabled=False):
-            z = [each.float() for each in outputs.z]
-            terms = {
-                "invariance": self._invariance(z, warm_in, pair_weights),
-                "variance": torch.stack([_variance_hinge(each) for each in z]).mean(),
-                "covariance": 2 * torch.stack([_covariance_penalty(each) for each in z]).mean(),
-            }
-            weights = self.settings
-            loss = (
-                weights.invariance_weight * terms["invariance"]
-                + weights.variance_weight * terms["variance"]
-                + weights.covariance_weight * terms["covariance"]
-            )
-            return LossTerms(loss, {name: term.detach() for name, term in terms.items()})
+    def _losses(self, z: Sequence[Tensor], warm_in: Tensor | float, pair_weights: Tensor | None) -> LossTerms:
+        terms = {
+            "invariance": self._invariance(z, warm_in, pair_weights),
+            "variance": torch.stack([_variance_hinge(each) for each in z]).mean(),
+            "covariance": 2 * torch.stack([_covariance_penalty(each) for each in z]).mean(),
+        }
+        weights = self.settings
+        loss = (
+            weights.invariance_weight * terms["invariance"]
+            + weights.variance_weight * terms["variance"]
+            + weights.covariance_weight * terms["covariance"]
+        )
+        return LossTerms(loss, {name: term.detach() for name, term in terms.items()})
 
     def _invariance(self, z: Sequence[Tensor], warm_in: Tensor | float, pair_weights: Tensor | None) -> Tensor:
         intra = F.mse_loss(z[0], z[1])

@@ -170,3 +170,9 @@ def look_at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
 
     yield look
     browser.close()
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the test module, for stores that are made once and copied for each test."""
+    return tmp_path_factory.mktemp("template")

@@ -32,11 +32,6 @@ TITLES = {"good": "Good", "weak": '<b>&"| weak', "noise": "Noise"}
 QUICK = ComparisonSettings(folds=4, curves=False)
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    return tmp_path_factory.mktemp("template")
-
-
 @pytest.fixture
 def cohort(template, store_factory, tmp_path):
     """Five slides of four patients with three feature sets; `weak` was pretrained on p1. Made once, copied."""

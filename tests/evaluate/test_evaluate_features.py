@@ -20,11 +20,6 @@ ENCODER = {"encoder_hash": "h", "backbone": "resnet18", "objective": "simtriplet
 OWNERS = {"s0": "p0", "s1": "p1", "s2": "p2", "s3": "p3", "s4": "p3"}
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    return tmp_path_factory.mktemp("template")
-
-
 @pytest.fixture
 def cohort(template, store_factory, tmp_path):
     """Five slides of four patients; the label is the half of the slide. Made once, copied for each test."""

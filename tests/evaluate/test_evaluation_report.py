@@ -26,11 +26,6 @@ HOSTILE = "<script>alert(1)&"
 SLIDES = ("s0", "s1", HOSTILE)
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    return tmp_path_factory.mktemp("template")
-
-
 @pytest.fixture
 def cohort(template, store_factory, tmp_path):
     """Three patients with separable features "f" and random ones "noise". Made once, copied for each test."""

@@ -25,11 +25,6 @@ ENCODER = {"encoder_hash": "h", "backbone": "resnet18", "objective": "simtriplet
 SLIDES = ("s0", "s1", "s2", "s3", "s4")
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    return tmp_path_factory.mktemp("template")
-
-
 @pytest.fixture
 def cohort(template, store_factory, tmp_path):
     """Five patients of 24 tiles; the label is the half of the slide. Made once, copied for each test."""
