@@ -173,3 +173,9 @@ def study_folds(tiles: LabelledTiles, folds: int) -> list[tuple[str, ...]]:
     """Return the test patients of each fold: the same ones for every task, method and kind of tiles."""
     found: Sequence[Fold] = patient_folds(tiles.codes, tiles.patients, classes=tiles.classes, folds=folds, seed=0)
     return [tuple(sorted(set(tiles.patients[fold.test].tolist()))) for fold in found]
+
+
+def fold_of_patients(tiles: LabelledTiles, test_patients: Sequence[str]) -> Fold:
+    """Return the fold in which the tiles of these patients are tested."""
+    test = np.isin(tiles.patients.astype(str), list(test_patients))
+    return Fold(np.flatnonzero(~test), np.flatnonzero(test))

@@ -61,6 +61,8 @@ class Method:
         family: two-view methods are compared with triplet methods of the same family.
         uses_neighbour: whether the objective has a neighbour's term.
         overrides: settings over the base.
+        mends: for a remedy, the method it tries to better: it is trained on the main pairing alone, after the others.
+        times_steps: how many times the steps of the scale it is trained for.
     """
 
     name: str
@@ -68,6 +70,8 @@ class Method:
     family: Literal["stop-gradient", "variance"]
     uses_neighbour: bool
     overrides: tuple[str, ...]
+    mends: str = ""
+    times_steps: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +82,17 @@ class Scale:
         base: settings of every run.
         steps: optimiser steps of every run.
         folds: folds of patients; every fold has a seed of its own.
-        curve_folds: how many of them also train for the purity curve.
         draws: draws of labels.
-        supervised_steps: of a network trained with labels.
+        supervised_steps: of a network trained with labels, at least; 10 epochs where those are more.
+        supervised_tasks: those that networks are trained for with labels.
     """
 
     base: tuple[str, ...]
     steps: int
     folds: int
-    curve_folds: int
     draws: int
     supervised_steps: int
+    supervised_tasks: tuple[str, ...]
     preset: str = "pathology"
 
 
@@ -112,6 +116,8 @@ PAIRINGS = {
     )
 }
 MAIN_PAIRING = "grid60"
+RANDOM = "random"
+"""Name of the features of random weights."""
 
 _STOP_GRADIENT = ("objective.name=simtriplet", "model.last_norm=affine_free")
 _VARIANCE = (
@@ -119,15 +125,78 @@ _VARIANCE = (
     "model.last_norm=none",
     "model.projector_dim=128",
     "objective.invariance_weight=5",
-    "optimiser.base_lr=0.05",  # at 0.2 and 512 dimensions the loss was not finite after 28 steps
+    "optimiser.base_lr=0.25",  # of 0.1 and 0.25 the better one; with 512 dimensions and batches of 128, 0.2 diverged
+)
+_SIMTRIPLET = (*_STOP_GRADIENT, "objective.inter_weight=1")
+_PAPER_VIEWS = (
+    "views.crop_scale=[0.2, 1.0]",
+    "views.vertical_flip_p=0",
+    "views.rotations90=false",
+    "views.stain_p=0",
+    "views.brightness=0.4",
+    "views.contrast=0.4",
+    "views.saturation=0.4",
+    "views.hue=0.1",
+    "views.grey_p=0.2",
+    "views.blur_p=0.5",
 )
 METHODS = {
     method.name: method
     for method in (
         Method("simsiam", "SimSiam", "stop-gradient", False, (*_STOP_GRADIENT, "objective.inter_weight=0")),
-        Method("simtriplet", "SimTriplet", "stop-gradient", True, (*_STOP_GRADIENT, "objective.inter_weight=1")),
+        Method("simtriplet", "SimTriplet", "stop-gradient", True, _SIMTRIPLET),
         Method("vicreg2", "VICReg, two views", "variance", False, (*_VARIANCE, "objective.inter_weight=0")),
         Method("vicreg3", "VICReg triplet", "variance", True, (*_VARIANCE, "objective.inter_weight=0.5")),
+        Method(
+            "regated",
+            "SimTriplet, pairs chosen anew each epoch",
+            "stop-gradient",
+            True,
+            (*_SIMTRIPLET, "data.regate_every_epochs=1"),
+            mends="simtriplet",
+        ),
+        Method(
+            "light",
+            "SimTriplet, neighbour weight 0.3",
+            "stop-gradient",
+            True,
+            (*_STOP_GRADIENT, "objective.inter_weight=0.3"),
+            mends="simtriplet",
+        ),
+        Method(
+            "views",
+            "SimTriplet, views of the paper",
+            "stop-gradient",
+            True,
+            (*_SIMTRIPLET, *_PAPER_VIEWS),
+            mends="simtriplet",
+        ),
+        Method(
+            "vicreg3light",
+            "VICReg triplet, neighbour weight 0.2",
+            "variance",
+            True,
+            (*_VARIANCE, "objective.inter_weight=0.2"),
+            mends="vicreg3",
+        ),
+        Method(
+            "simsiam4x",
+            "SimSiam, four times the steps",
+            "stop-gradient",
+            False,
+            (*_STOP_GRADIENT, "objective.inter_weight=0"),
+            mends="simsiam",
+            times_steps=4,
+        ),
+        Method(
+            "simtriplet4x",
+            "SimTriplet, four times the steps",
+            "stop-gradient",
+            True,
+            _SIMTRIPLET,
+            mends="simtriplet",
+            times_steps=4,
+        ),
     )
 }
 
@@ -138,17 +207,17 @@ SCALES: dict[ScaleName, Scale] = {
             "model.projector_dim=512",
             "model.predictor_dim=128",
             "data.image_size_px=48",
-            "run.batch_size=128",
+            "run.batch_size=64",
             "run.precision=bf16",
             "data.regate_every_epochs=0",
             "optimiser.warmup_epochs=1",
-            "optimiser.base_lr=0.2",
+            "optimiser.base_lr=0.8",  # SimSiam learns more with it in 600 steps than with 0.2
         ),
-        steps=300,
-        folds=4,
-        curve_folds=1,
-        draws=5,
-        supervised_steps=150,
+        steps=600,
+        folds=3,
+        draws=3,
+        supervised_steps=300,
+        supervised_tasks=("gland",),
     ),
     "gpu": Scale(
         base=(
@@ -159,9 +228,9 @@ SCALES: dict[ScaleName, Scale] = {
         ),
         steps=20_000,
         folds=4,
-        curve_folds=4,
         draws=10,
         supervised_steps=4_000,
+        supervised_tasks=("gland", "diagnosis", "grade"),
     ),
 }
 
@@ -186,10 +255,35 @@ class Run:
         object.__setattr__(self, "name", f"{self.method}-{used}-fold{self.fold}")
 
 
-def plan_runs(scale: Scale) -> list[Run]:
-    """Return every run once: first the comparison of methods fold by fold, then what the purity curve needs beyond it."""
-    runs = [Run(method, MAIN_PAIRING, fold) for fold in range(scale.folds) for method in METHODS]
-    runs += [
-        Run(method, pairing, fold) for fold in range(scale.curve_folds) for pairing in PAIRINGS for method in METHODS
-    ]
+@dataclass(frozen=True, slots=True)
+class SupervisedRun:
+    """The networks trained with labels for one task, in one fold: one for each share of the labels and draw.
+
+    Attributes:
+        task: name of the task.
+        fold: which patients are left out.
+    """
+
+    task: str
+    fold: int
+    name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", f"supervised-{self.task}-fold{self.fold}")
+
+
+def plan_runs(scale: Scale) -> list[Run | SupervisedRun]:
+    """Return every run once, the most telling first, so that what is done when time is up says something.
+
+    That is the comparison of methods, fold by fold; then, fold by fold too, the networks trained with labels, what the purity
+    curve needs beyond the comparison, and the remedies.
+    """
+    compared = [name for name, method in METHODS.items() if not method.mends]
+    remedies = [name for name, method in METHODS.items() if method.mends]
+    folds = range(scale.folds)
+    runs: list[Run | SupervisedRun] = [Run(method, MAIN_PAIRING, fold) for fold in folds for method in compared]
+    runs += [SupervisedRun(task, fold) for task in scale.supervised_tasks for fold in folds]
+    for fold in folds:
+        runs += [Run(method, pairing, fold) for pairing in PAIRINGS for method in compared]
+        runs += [Run(method, MAIN_PAIRING, fold) for method in remedies]
     return list({run.name: run for run in runs}.values())
