@@ -1,9 +1,10 @@
 """The study: does the neighbour help, by how much, and where? Trains, embeds and measures; docs/study.md tells what came out.
 
-    python benchmarks/study.py --data GLAS --out FOLDER [--scale cpu|gpu] [--minutes N] [--folds N] [--report-only]
+    python benchmarks/study.py --data GLAS --out FOLDER [--scale cpu|gpu|tiny] [--minutes N] [--folds N] [--report-only]
 
-GLAS is the folder of the GlaS slides: slides/, annotations/, labels.csv. Runs are done in a fixed order, one by one; what is
-finished is kept, so that the same command goes on where it was stopped, and what is there so far is reported.
+GLAS is the unpacked archive of the GlaS challenge (Grade.csv and BMP files), or a folder of slides/, annotations/ and
+labels.csv. Runs begin in a fixed order; what is finished is kept, so that the same command goes on where it was stopped,
+and what is there so far is reported.
 """
 
 import argparse
@@ -17,7 +18,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from study_data import StudyData, study_folds
+from study_data import StudyData, kept_folds
+from study_glas import find_glas
 from study_plan import PAIRINGS, RANDOM, SCALES, Run, ScaleName, plan_runs
 from study_results import write_study
 from study_training import Work, do_all, keep_features, run_settings
@@ -25,25 +27,27 @@ from study_training import Work, do_all, keep_features, run_settings
 from simtriplet.pretrain.encoder import load_encoder
 
 
-def main() -> None:
-    """Do what is missing, within the minutes given, and report."""
+def main() -> int:
+    """Do what is missing, within the minutes given, and report; 1 if a run failed."""
     asked = _parse()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("simtriplet").setLevel(logging.WARNING)
     scale = SCALES[asked.scale]
     out: Path = asked.out.resolve() / asked.scale
-    source: Path = asked.data.resolve()
+    source = find_glas(asked.data.resolve(), out)
     data = StudyData(source, out / "tiles")
-    patients = study_folds(data.tiles("60um").labelled("diagnosis")[0], scale.folds)
+    patients = kept_folds(out / "folds.json", data.tiles("60um").labelled("diagnosis")[0], scale.folds)
     deadline = time.time() + 60 * asked.minutes
-    work = Work(source, out, scale, tuple(patients), tuple(asked.overrides), deadline)
+    work = Work(source, out, scale, patients, tuple(asked.overrides), deadline)
     runs = [run for run in plan_runs(scale) if run.fold < asked.folds]
+    failed = 0
     if not asked.report_only:
-        for name in {pairing.tiles for pairing in PAIRINGS.values()}:
+        for name in {PAIRINGS[pairing].tiles for pairing in scale.pairings}:
             data.tiles(name)  # cut and indexed once, before several processes want them
         _keep_random(work, data)
-        do_all(runs, work, jobs=asked.jobs)
-    write_study(work, data)
+        failed = do_all(runs, work, jobs=asked.jobs)
+    failed += write_study(work, data, jobs=asked.jobs)
+    return 1 if failed else 0
 
 
 def _parse() -> argparse.Namespace:
@@ -73,4 +77,4 @@ def _keep_random(work: Work, data: StudyData) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

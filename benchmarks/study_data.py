@@ -1,6 +1,7 @@
 """The tiles of the study: cut, indexed, labelled and split, all of it once."""
 
 import csv
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -97,6 +98,23 @@ def _require_all(jobs: Sequence[SlideJob], folder: Path, request: TileRequest) -
             raise RuntimeError(f"slide {outcome.slide_id}: {outcome.reason}")
 
 
+@dataclass(frozen=True, slots=True)
+class PairPurity:
+    """How far neighbours are of one class.
+
+    Attributes:
+        share: of the clear neighbours of a clear anchor (gland or stroma), those of its class; mean over such anchors.
+        by_chance: the same for a neighbour drawn from all of them.
+        judged: share of all tiles that are such anchors: of the others nothing is known.
+        isolated: share of all tiles that have no neighbour and are paired with themselves.
+    """
+
+    share: float
+    by_chance: float
+    judged: float
+    isolated: float
+
+
 class StudyTiles:
     """All tiles of one plan.
 
@@ -151,28 +169,41 @@ class StudyTiles:
         """Return (m, s, s, 3) uint8, the pixels of all evaluated tiles."""
         return np.concatenate([s.images.read(k) for s, k in zip(self.stores, self.evaluated, strict=True)])
 
-    def purity(self, index: str) -> tuple[float, float, int]:
-        """Return the share of pairs of one class among pairs of labelled tiles, by chance, and the number of such pairs."""
-        same = pairs = 0
-        counts: dict[str, int] = {}
+    def purity(self, index: str) -> PairPurity:
+        """Measure how often a neighbour is of the anchor's class, as training draws them: anchors alike, then neighbours alike.
+
+        Args:
+            index: name of the neighbour index.
+        """
+        shares: list[float] = []
+        classes: list[str] = []
+        isolated = total = 0
         for store in self.stores:
             graph, labels = store.neighbours(index), store.labels()
             assert labels is not None
             codes = np.asarray(labels.codes)
             anchors = np.repeat(np.arange(len(codes)), graph.degrees)
             clear = (codes[anchors] >= 0) & (codes[graph.indices] >= 0)
-            same += int((codes[anchors] == codes[graph.indices])[clear].sum())
-            pairs += int(clear.sum())
-            for name in labels.names()[anchors[clear]].tolist():
-                counts[name] = counts.get(name, 0) + 1
-        shares = np.array(list(counts.values())) / max(1, pairs)
-        return same / max(1, pairs), float((shares**2).sum()), pairs // 2
+            alike = clear & (codes[anchors] == codes[graph.indices])
+            of_anchor = np.bincount(anchors[clear], minlength=len(codes))
+            known = np.flatnonzero(of_anchor)
+            shares += (np.bincount(anchors[alike], minlength=len(codes))[known] / of_anchor[known]).tolist()
+            classes += labels.names()[known].tolist()
+            isolated, total = isolated + int((graph.degrees == 0).sum()), total + len(codes)
+        of_class = np.unique(np.array(classes, dtype=str), return_counts=True)[1] / max(1, len(classes))
+        return PairPurity(float(np.mean(shares)), float((of_class**2).sum()), len(shares) / total, isolated / total)
 
 
-def study_folds(tiles: LabelledTiles, folds: int) -> list[tuple[str, ...]]:
-    """Return the test patients of each fold: the same ones for every task, method and kind of tiles."""
-    found: Sequence[Fold] = patient_folds(tiles.codes, tiles.patients, classes=tiles.classes, folds=folds, seed=0)
-    return [tuple(sorted(set(tiles.patients[fold.test].tolist()))) for fold in found]
+def kept_folds(file: Path, tiles: LabelledTiles, folds: int) -> tuple[tuple[str, ...], ...]:
+    """Return the test patients of each fold: the same for every task, method and kind of tiles, and as long as `file` lives.
+
+    Runs that are done left those patients out; a splitter that has changed since must not move them.
+    """
+    if not file.exists():
+        found: Sequence[Fold] = patient_folds(tiles.codes, tiles.patients, classes=tiles.classes, folds=folds, seed=0)
+        names = [sorted(set(tiles.patients[fold.test].tolist())) for fold in found]
+        file.write_text(json.dumps(names) + "\n", encoding="utf-8")
+    return tuple(tuple(names) for names in json.loads(file.read_text(encoding="utf-8")))
 
 
 def fold_of_patients(tiles: LabelledTiles, test_patients: Sequence[str]) -> Fold:

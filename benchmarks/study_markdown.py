@@ -56,7 +56,18 @@ def _encoder_table(values: dict[str, Any]) -> list[str]:
 
 
 def _purity_table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    head = ["tiles", "neighbours", "purity", "by chance", "objective", "1 % of labels", "10 %", "100 %", "folds"]
+    head = [
+        "tiles",
+        "neighbours",
+        "purity",
+        "by chance",
+        "isolated",
+        "objective",
+        "1 % of labels",
+        "10 %",
+        "100 %",
+        "folds",
+    ]
     ordered = sorted(rows, key=lambda row: (row["family"], row["purity"]))
     return _table(
         head,
@@ -66,6 +77,7 @@ def _purity_table(rows: Sequence[dict[str, Any]]) -> list[str]:
                 row["title"],
                 f"{row['purity']:.2f}",
                 f"{row['by_chance']:.2f}",
+                f"{row['isolated']:.0%}",
                 row["family"],
                 *(_difference(row["gain"][share]) for share in ("0.01", "0.1", "1")),
                 str(row["folds"]),
@@ -107,4 +119,5 @@ def _interval(value: dict[str, float]) -> str:
 
 def _difference(value: dict[str, Any]) -> str:
     points = [100 * value[key] for key in ("difference", "low", "high")]
-    return f"{points[0]:+.1f} ({points[1]:+.1f} to {points[2]:+.1f}), p {value['p_value']:.2f}"
+    p_value = f"p {value['p_value']:.2f}" if value["p_value"] >= 0.01 else "p < 0.01"
+    return f"{points[0]:+.1f} ({points[1]:+.1f} to {points[2]:+.1f}), {p_value}"

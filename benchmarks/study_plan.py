@@ -5,7 +5,23 @@ from typing import Literal
 
 from simtriplet.pipelines.index_steps import IndexRequest
 
-ScaleName = Literal["cpu", "gpu"]
+ScaleName = Literal["cpu", "gpu", "tiny"]
+
+
+TISSUE_VIEWS = (
+    "views.crop_scale=[0.4, 1.0]",
+    "views.vertical_flip_p=0.5",
+    "views.rotations90=true",
+    "views.stain_p=0.8",
+    "views.stain=0.1",
+    "views.brightness=0.3",
+    "views.contrast=0.3",
+    "views.saturation=0.3",
+    "views.hue=0",
+    "views.grey_p=0",
+    "views.blur_p=0.3",
+)
+"""Over those of the paper, which are the defaults; written out, so that the study stays what it was when a preset changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +79,7 @@ class Method:
         overrides: settings over the base.
         mends: for a remedy, the method it tries to better: it is trained on the main pairing alone, after the others.
         times_steps: how many times the steps of the scale it is trained for.
+        views: settings of the views.
     """
 
     name: str
@@ -72,28 +89,7 @@ class Method:
     overrides: tuple[str, ...]
     mends: str = ""
     times_steps: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """How large the study is.
-
-    Attributes:
-        base: settings of every run.
-        steps: optimiser steps of every run.
-        folds: folds of patients; every fold has a seed of its own.
-        draws: draws of labels.
-        supervised_steps: of a network trained with labels, at least; 10 epochs where those are more.
-        supervised_tasks: those that networks are trained for with labels.
-    """
-
-    base: tuple[str, ...]
-    steps: int
-    folds: int
-    draws: int
-    supervised_steps: int
-    supervised_tasks: tuple[str, ...]
-    preset: str = "pathology"
+    views: tuple[str, ...] = TISSUE_VIEWS
 
 
 TILES = {
@@ -109,10 +105,10 @@ PAIRINGS = {
     pairing.name: pairing
     for pairing in (
         Pairing("grid60", "adjacent", "60um", IndexRequest(name="grid60")),
-        Pairing("grid30", "adjacent", "30um", IndexRequest(name="grid30")),
-        Pairing("grid119", "adjacent", "119um", IndexRequest(name="grid119")),
         Pairing("far60", "120 to 180 um away", "60um", IndexRequest("ring", inner_um=120, radius_um=180, name="far60")),
         Pairing("border60", "adjacent, same annotation", "60um", IndexRequest(name="border60"), at_borders=True),
+        Pairing("grid30", "adjacent", "30um", IndexRequest(name="grid30")),
+        Pairing("grid119", "adjacent", "119um", IndexRequest(name="grid119")),
     )
 }
 MAIN_PAIRING = "grid60"
@@ -128,18 +124,6 @@ _VARIANCE = (
     "optimiser.base_lr=0.25",  # of 0.1 and 0.25 the better one; with 512 dimensions and batches of 128, 0.2 diverged
 )
 _SIMTRIPLET = (*_STOP_GRADIENT, "objective.inter_weight=1")
-_PAPER_VIEWS = (
-    "views.crop_scale=[0.2, 1.0]",
-    "views.vertical_flip_p=0",
-    "views.rotations90=false",
-    "views.stain_p=0",
-    "views.brightness=0.4",
-    "views.contrast=0.4",
-    "views.saturation=0.4",
-    "views.hue=0.1",
-    "views.grey_p=0.2",
-    "views.blur_p=0.5",
-)
 METHODS = {
     method.name: method
     for method in (
@@ -156,20 +140,13 @@ METHODS = {
             mends="simtriplet",
         ),
         Method(
-            "light",
-            "SimTriplet, neighbour weight 0.3",
-            "stop-gradient",
-            True,
-            (*_STOP_GRADIENT, "objective.inter_weight=0.3"),
-            mends="simtriplet",
-        ),
-        Method(
             "views",
             "SimTriplet, views of the paper",
             "stop-gradient",
             True,
-            (*_SIMTRIPLET, *_PAPER_VIEWS),
+            _SIMTRIPLET,
             mends="simtriplet",
+            views=(),
         ),
         Method(
             "vicreg3light",
@@ -180,25 +157,59 @@ METHODS = {
             mends="vicreg3",
         ),
         Method(
-            "simsiam4x",
-            "SimSiam, four times the steps",
+            "simsiam2x",
+            "SimSiam, twice the steps",
             "stop-gradient",
             False,
             (*_STOP_GRADIENT, "objective.inter_weight=0"),
             mends="simsiam",
-            times_steps=4,
+            times_steps=2,
         ),
         Method(
-            "simtriplet4x",
-            "SimTriplet, four times the steps",
+            "simtriplet2x",
+            "SimTriplet, twice the steps",
             "stop-gradient",
             True,
             _SIMTRIPLET,
             mends="simtriplet",
-            times_steps=4,
+            times_steps=2,
+        ),
+        Method(
+            "light",
+            "SimTriplet, neighbour weight 0.3",
+            "stop-gradient",
+            True,
+            (*_STOP_GRADIENT, "objective.inter_weight=0.3"),
+            mends="simtriplet",
         ),
     )
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How large the study is.
+
+    Attributes:
+        base: settings of every run.
+        steps: optimiser steps of every run.
+        folds: folds of patients; every fold has a seed of its own.
+        draws: draws of labels.
+        supervised_steps: of a network trained with labels, at least; 10 epochs where those are more.
+        supervised_tasks: those that networks are trained for with labels.
+        pairings: of the purity curve.
+        remedies: tried.
+    """
+
+    base: tuple[str, ...]
+    steps: int
+    folds: int
+    draws: int
+    supervised_steps: int
+    supervised_tasks: tuple[str, ...]
+    pairings: tuple[str, ...] = tuple(PAIRINGS)
+    remedies: tuple[str, ...] = tuple(name for name, method in METHODS.items() if method.mends)
+
 
 SCALES: dict[ScaleName, Scale] = {
     "cpu": Scale(
@@ -209,7 +220,6 @@ SCALES: dict[ScaleName, Scale] = {
             "data.image_size_px=48",
             "run.batch_size=64",
             "run.precision=bf16",
-            "data.regate_every_epochs=0",
             "optimiser.warmup_epochs=1",
             "optimiser.base_lr=0.8",  # SimSiam learns more with it in 600 steps than with 0.2
         ),
@@ -224,13 +234,28 @@ SCALES: dict[ScaleName, Scale] = {
             "model.backbone=resnet50",
             "data.image_size_px=128",
             "run.batch_size=128",
-            "data.regate_every_epochs=0",
         ),
         steps=20_000,
         folds=4,
         draws=10,
         supervised_steps=4_000,
         supervised_tasks=("gland", "diagnosis", "grade"),
+    ),
+    "tiny": Scale(  # no result to speak of, but every step of the study on a handful of slides
+        base=(
+            "model.backbone=resnet18",
+            "model.projector_dim=32",
+            "model.predictor_dim=16",
+            "data.image_size_px=32",
+            "run.batch_size=16",
+        ),
+        steps=2,
+        folds=2,
+        draws=1,
+        supervised_steps=2,
+        supervised_tasks=("gland",),
+        pairings=("grid60", "far60"),
+        remedies=("light",),
     ),
 }
 
@@ -272,18 +297,44 @@ class SupervisedRun:
         object.__setattr__(self, "name", f"supervised-{self.task}-fold{self.fold}")
 
 
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """The linear heads of one encoder, in one fold, for one task: one for each share of the labels and draw.
+
+    Attributes:
+        encoder: name of the run, or RANDOM.
+        fold: which patients are tested.
+        task: name of the task.
+        tiles: name of the tiles.
+    """
+
+    encoder: str
+    fold: int
+    task: str
+    tiles: str
+
+    @property
+    def name(self) -> str:
+        """Name of the file with their answers."""
+        return f"{self.encoder}-{self.task}-tests{self.fold}"
+
+
 def plan_runs(scale: Scale) -> list[Run | SupervisedRun]:
     """Return every run once, the most telling first, so that what is done when time is up says something.
 
     That is the comparison of methods, fold by fold; then, fold by fold too, the networks trained with labels, what the purity
-    curve needs beyond the comparison, and the remedies.
+    curve needs beyond the comparison, and the remedies before the last, largest tiles.
     """
     compared = [name for name, method in METHODS.items() if not method.mends]
-    remedies = [name for name, method in METHODS.items() if method.mends]
     folds = range(scale.folds)
     runs: list[Run | SupervisedRun] = [Run(method, MAIN_PAIRING, fold) for fold in folds for method in compared]
     runs += [SupervisedRun(task, fold) for task in scale.supervised_tasks for fold in folds]
     for fold in folds:
-        runs += [Run(method, pairing, fold) for pairing in PAIRINGS for method in compared]
-        runs += [Run(method, MAIN_PAIRING, fold) for method in remedies]
-    return list({run.name: run for run in runs}.values())
+        curve = [[Run(method, pairing, fold) for method in compared] for pairing in scale.pairings]
+        runs += [run for some in curve[:-1] for run in some]
+        runs += [Run(method, MAIN_PAIRING, fold) for method in scale.remedies]
+        runs += curve[-1]
+    once: dict[str, Run | SupervisedRun] = {}
+    for run in runs:
+        once.setdefault(run.name, run)
+    return list(once.values())

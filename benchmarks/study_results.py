@@ -11,16 +11,13 @@ import numpy.typing as npt
 from study_charts import draw_label_curves, draw_purity
 from study_data import TASKS, StudyData, fold_of_patients
 from study_markdown import write_markdown
-from study_plan import MAIN_PAIRING, METHODS, PAIRINGS, RANDOM, Run, SupervisedRun
-from study_training import Work, curve_settings, recall_supervised
+from study_plan import MAIN_PAIRING, METHODS, PAIRINGS, RANDOM, Heads, Run, SupervisedRun
+from study_training import Work, curve_settings, fit_all, recall_answers
 
 from simtriplet.evaluate.feature_geometry import measure_geometry
-from simtriplet.evaluate.few_label_head import learn_linearly
-from simtriplet.evaluate.label_curve import CurveSettings, LabelCurve
-from simtriplet.evaluate.label_efficiency import LearnFold, PrepareFold, curve_of_tiles
-from simtriplet.evaluate.labelled_tiles import LabelledTiles
+from simtriplet.evaluate.label_curve import LabelCurve
+from simtriplet.evaluate.label_efficiency import curve_of_tiles
 from simtriplet.evaluate.paired import PairedDifference, compare_curves
-from simtriplet.evaluate.splits import Fold
 
 METRIC = "balanced_accuracy"
 SUPERVISED = "supervised"
@@ -31,16 +28,17 @@ Features = dict[int, npt.NDArray[np.float32]]
 """By fold: (m, d) features of all evaluated tiles."""
 
 
-def write_study(work: Work, data: StudyData) -> None:
-    """Measure what is done and write study.json, study.md and the charts."""
+def write_study(work: Work, data: StudyData, *, jobs: int) -> int:
+    """Measure what is done and write study.json, study.md and the charts; return how many measurements failed."""
     out = work.out
     results = StudyResults(work, data)
+    if failed := fit_all(results.heads(), work, jobs=jobs):
+        return failed
     compared = [name for name, method in METHODS.items() if not method.mends]
     n_folds = min(results.folds_done(name) for name in compared)
     tables: dict[str, Any] = {}
     if n_folds:
         for task in TASKS:
-            _logger.info("label curves: %s", task)
             tables[task] = results.compare(task, compared, n_folds)
             (out / f"label_curves_{task}.png").write_bytes(draw_label_curves(tables[task], METRIC))
     purity = results.gains_by_purity()
@@ -58,6 +56,7 @@ def write_study(work: Work, data: StudyData) -> None:
     (out / "study.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     (out / "study.md").write_text(write_markdown(values), encoding="utf-8")
     print((out / "study.md").read_text(encoding="utf-8"))
+    return 0
 
 
 class StudyResults:
@@ -75,8 +74,35 @@ class StudyResults:
     def folds_done(self, method: str, pairing: str = MAIN_PAIRING) -> int:
         """Return how many folds of a method are done: the first ones, without a gap."""
         folds = range(self.work.scale.folds)
-        done = [method == RANDOM or self.work.result_of(Run(method, pairing, fold)).exists() for fold in folds]
+        done = [method == RANDOM or self._is_done(Run(method, pairing, fold)) for fold in folds]
         return [*done, False].index(False)
+
+    def _is_done(self, run: Run) -> bool:
+        """Tell whether a run left features, and make sure that its encoder never saw its test patients."""
+        if not self.work.result_of(run).exists():
+            return False
+        seen = json.loads((self.work.out / "runs" / run.name / "encoder.json").read_text(encoding="utf-8"))["patients"]
+        if both := set(seen) & set(self.work.patients[run.fold]):
+            raise RuntimeError(f"run {run.name}: learnt from test patients {sorted(both)}; delete it and begin again")
+        return True
+
+    def heads(self) -> list[Heads]:
+        """Return the heads that the report asks: all tasks for the main comparison, gland against stroma for the rest."""
+        compared = [name for name, method in METHODS.items() if not method.mends]
+        wanted = [
+            heads_of(name, fold, task)
+            for name in [*compared, RANDOM]
+            for fold in range(self.folds_done(name))
+            for task in TASKS
+        ]
+        others = [(name, MAIN_PAIRING) for name in self.work.scale.remedies]
+        others += [(name, pairing) for name in compared for pairing in self.work.scale.pairings]
+        wanted += [
+            heads_of(name, fold, "gland", pairing)
+            for name, pairing in others
+            for fold in range(self.folds_done(name, pairing))
+        ]
+        return list(dict.fromkeys(wanted))
 
     def compare(self, task: str, methods: Sequence[str], n_folds: int) -> dict[str, Any]:
         """Measure the label curve of each method, of random weights and of networks trained with labels."""
@@ -105,18 +131,17 @@ class StudyResults:
         key = (task, method, str(n_folds), pairing)
         if key not in self._curves:
             tiles = self.data.tiles(PAIRINGS[pairing].tiles)
-            labelled, places = tiles.labelled(task)
+            labelled, _ = tiles.labelled(task)
             folds = [fold_of_patients(labelled, names) for names in self.work.patients[:n_folds]]
             if method == SUPERVISED:
                 files = [self.work.result_of(SupervisedRun(task, fold)) for fold in range(n_folds)]
-                learn = recall_supervised(files)
             else:
-                learn = _learn_from(self._features(method, n_folds, pairing), places, folds)
+                files = [self.work.result_of(heads_of(method, fold, task, pairing)) for fold in range(n_folds)]
             title = {RANDOM: "random weights", SUPERVISED: "supervised from scratch"}.get(method, "")
             self._curves[key] = curve_of_tiles(
                 labelled,
                 curve_settings(self.work.scale),
-                learn,
+                recall_answers(files),
                 features=title or METHODS[method].title,
                 encoder={},
                 label_source="GlaS",
@@ -146,12 +171,12 @@ class StudyResults:
     def gains_by_purity(self) -> list[dict[str, Any]]:
         """Return for each pairing and family the gain of the triplet over two views, with what is known of the pairs."""
         rows = []
-        for pairing in PAIRINGS.values():
+        for pairing in map(PAIRINGS.__getitem__, self.work.scale.pairings):
             for two, three in (("simsiam", "simtriplet"), ("vicreg2", "vicreg3")):
                 n_folds = min(self.folds_done(two, pairing.name), self.folds_done(three, pairing.name))
                 if n_folds:
                     tiles = self.data.tiles(pairing.tiles)
-                    purity, chance, n_pairs = tiles.purity(pairing.name)
+                    purity = tiles.purity(pairing.name)
                     curves = [self.curve("gland", method, n_folds, pairing.name) for method in (three, two)]
                     rows.append(
                         {
@@ -159,9 +184,10 @@ class StudyResults:
                             "title": pairing.title,
                             "tile_um": tiles.plan.side_um,
                             "family": METHODS[three].family,
-                            "purity": purity,
-                            "by_chance": chance,
-                            "pairs": n_pairs,
+                            "purity": purity.share,
+                            "by_chance": purity.by_chance,
+                            "judged": purity.judged,
+                            "isolated": purity.isolated,
                             "folds": n_folds,
                             "gain": _differences(compare_curves(*curves)),
                         }
@@ -171,10 +197,8 @@ class StudyResults:
     def judge_remedies(self) -> list[dict[str, Any]]:
         """Compare each remedy with what it mends, and with SimSiam, over the folds that are done."""
         rows = []
-        for name, method in METHODS.items():
-            mends = method.mends
-            if not mends:
-                continue
+        for name in self.work.scale.remedies:
+            method, mends = METHODS[name], METHODS[name].mends
             n_folds = min(self.folds_done(each) for each in (name, mends, "simsiam"))
             if n_folds:
                 own = self.curve("gland", name, n_folds)
@@ -205,15 +229,10 @@ class StudyResults:
         }
 
 
-def _learn_from(features: Features, places: npt.NDArray[np.int64], folds: Sequence[Fold]) -> PrepareFold:
-    """Return a linear head's way to learn, on the features of each fold's own encoder."""
-    number_of = {fold.test.tobytes(): number for number, fold in enumerate(folds)}
-
-    def learn(tiles: LabelledTiles, fold: Fold, settings: CurveSettings) -> LearnFold:
-        own = features[number_of[fold.test.tobytes()]][places]
-        return learn_linearly(replace(tiles, features=own), fold, settings)
-
-    return learn
+def heads_of(method: str, fold: int, task: str, pairing: str = MAIN_PAIRING) -> Heads:
+    """Return the heads of a method's encoder in a fold."""
+    name = RANDOM if method == RANDOM else Run(method, pairing, fold).name
+    return Heads(name, fold, task, PAIRINGS[pairing].tiles)
 
 
 def _curve_values(curve: LabelCurve) -> dict[str, Any]:

@@ -5,18 +5,20 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from study_data import StudyData, StudyTiles, fold_of_patients
-from study_plan import METHODS, PAIRINGS, Run, Scale, SupervisedRun
+from study_plan import METHODS, PAIRINGS, Heads, Run, Scale, SupervisedRun
 
+from simtriplet.evaluate.few_label_head import learn_linearly
 from simtriplet.evaluate.label_curve import CurveSettings
 from simtriplet.evaluate.label_efficiency import LearnFold, PrepareFold, curve_of_tiles
 from simtriplet.evaluate.labelled_tiles import LabelledTiles
@@ -32,6 +34,7 @@ _EMBED_BATCH = 256
 _SUPERVISED_EPOCHS = 10
 _logger = logging.getLogger("study")
 _Ints = npt.NDArray[np.int64]
+_Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,33 +57,46 @@ class Work:
     overrides: tuple[str, ...]
     deadline: float
 
-    def result_of(self, run: Run | SupervisedRun) -> Path:
-        """Return the file that a finished run leaves."""
-        folder, suffix = ("features", "npy") if isinstance(run, Run) else ("supervised", "npz")
-        return self.out / folder / f"{run.name}.{suffix}"
+    def result_of(self, run: Run | SupervisedRun | Heads) -> Path:
+        """Return the file that is there when a run is done: features of tiles, or answers for test tiles."""
+        if isinstance(run, Run):
+            return self.out / "features" / f"{run.name}.npy"
+        return self.out / ("heads" if isinstance(run, Heads) else "supervised") / f"{run.name}.npz"
 
     def record_of(self, run: Run) -> Path:
         """Return the file with the numbers of a finished run."""
         return self.out / "features" / f"{run.name}.json"
 
 
-def do_all(runs: Iterable[Run | SupervisedRun], work: Work, *, jobs: int) -> None:
-    """Do the runs that are not done, so many at a time, in order, until the deadline.
+def do_all(runs: Iterable[Run | SupervisedRun], work: Work, *, jobs: int) -> int:
+    """Do the runs that are not done, so many at a time, in order, until the deadline; return how many failed."""
+    missing = {run.name: (_do, run) for run in runs if not work.result_of(run).exists()}
+    return _do_each(missing, work, jobs)
 
-    Raises:
-        Whatever a run raised, once those under way have ended.
-    """
-    missing = [run for run in runs if not work.result_of(run).exists()]
+
+def fit_all(wanted: Iterable[Heads], work: Work, *, jobs: int) -> int:
+    """Fit the heads that are not fitted, so many at a time; return how many failed."""
+    missing = {heads.name: (fit_heads_of, heads) for heads in wanted if not work.result_of(heads).exists()}
+    return _do_each(missing, work, jobs)
+
+
+def _do_each(tasks: Mapping[str, tuple[Callable[[Any, Work], str], Any]], work: Work, jobs: int) -> int:
     threads = max(1, (os.cpu_count() or 1) // jobs)
+    failed = 0
     with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin, initargs=(threads,)) as pool:
-        waiting = {pool.submit(_do, run, work): run for run in missing}
-        for done in as_completed(waiting):
-            try:
-                said = done.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-            _logger.info("%s: %s", waiting[done].name, said or "left for the next time")
+        waiting = {pool.submit(task, what, work): name for name, (task, what) in tasks.items()}
+        try:
+            for done in as_completed(waiting):
+                error = done.exception()
+                if isinstance(error, KeyboardInterrupt):
+                    raise error
+                failed += error is not None
+                said = f"failed: {error}" if error else done.result() or "left for the next time"
+                _logger.info("%s: %s", waiting[done], said)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return failed
 
 
 def _begin(threads: int) -> None:
@@ -121,7 +137,8 @@ def run_settings(run: Run, scale: Scale, overrides: Sequence[str] = ()) -> Pretr
     steps = scale.steps * method.times_steps
     own = [f"run.seed={run.fold}", f"run.max_steps={steps}", f"data.neighbours={run.pairing}"]
     quiet = ["run.monitor_every_epochs=0", "run.tensorboard=off", "run.log_every_steps=20", "run.epochs=1000"]
-    return load_settings(preset=scale.preset, overrides=[*scale.base, *method.overrides, *own, *quiet, *overrides])
+    given = ["data.balance=slide", *scale.base, *method.views, *method.overrides, *own, *quiet, *overrides]
+    return load_settings(preset="paper", overrides=given)
 
 
 def keep_features(encoder: Encoder, tiles: StudyTiles, file: Path) -> None:
@@ -136,51 +153,71 @@ def keep_features(encoder: Encoder, tiles: StudyTiles, file: Path) -> None:
 
 
 def _supervise(run: SupervisedRun, work: Work, data: StudyData) -> str:
-    """Train the fold's networks with labels and keep what they say of the test tiles.
-
-    The labels of all folds are drawn, as the report draws them, and networks trained for this fold alone.
-    """
-    tiles = data.tiles("60um")
+    """Train the fold's networks with labels and keep what they say of the test tiles."""
+    tiles, scale = data.tiles("60um"), work.scale
     labelled, _ = tiles.labelled(run.task)
-    folds = [fold_of_patients(labelled, names) for names in work.patients]
-    scale = work.scale
     settings = SupervisedSettings(
         backbone=_setting(scale, "model.backbone"),
         image_size_px=int(_setting(scale, "data.image_size_px")),
         epochs=_SUPERVISED_EPOCHS,
         min_steps=scale.supervised_steps,
     )
-    said: dict[str, npt.NDArray[np.float64]] = {}
 
     def prepare(all_tiles: LabelledTiles, fold: Fold, _: CurveSettings) -> LearnFold:
-        def learn(places: _Ints, seed: int) -> npt.NDArray[np.float64]:
-            if fold is not folds[run.fold]:
-                return np.full((len(fold.test), len(all_tiles.classes)), 1 / len(all_tiles.classes))
+        def learn(places: _Ints, seed: int) -> _Floats:
             classifier = train_classifier(tiles.stores, all_tiles, places, replace(settings, seed=seed))
-            found = classifier.probabilities(tiles.stores, all_tiles, fold.test)
-            said[_key(fold, places)] = found
-            return found
+            return classifier.probabilities(tiles.stores, all_tiles, fold.test)
 
         return learn
 
-    curve_of_tiles(labelled, curve_settings(scale), prepare, features="", encoder={}, label_source="GlaS", folds=folds)
-    file = work.result_of(run)
+    return f"{_keep_answers(labelled, run.fold, prepare, work, work.result_of(run))} networks"
+
+
+def fit_heads_of(heads: Heads, work: Work) -> str:
+    """Fit the heads on frozen features and keep what they say of the test tiles."""
+    data = StudyData(work.source, work.out / "tiles")
+    labelled, places = data.tiles(heads.tiles).labelled(heads.task)
+    features = np.asarray(np.load(work.out / "features" / f"{heads.encoder}.npy"), np.float32)[places]
+    own = replace(labelled, features=features)
+    return f"{_keep_answers(own, heads.fold, learn_linearly, work, work.result_of(heads))} heads"
+
+
+def _keep_answers(tiles: LabelledTiles, number: int, learn: PrepareFold, work: Work, file: Path) -> int:
+    """Learn from every draw of labels of one fold and write the answers; return how many there are.
+
+    The labels of all folds are drawn, as the report draws them, and learnt from in this fold alone.
+    """
+    folds = [fold_of_patients(tiles, names) for names in work.patients]
+    said: dict[str, _Floats] = {}
+
+    def prepare(all_tiles: LabelledTiles, fold: Fold, settings: CurveSettings) -> LearnFold:
+        own = learn(all_tiles, fold, settings) if fold is folds[number] else None
+
+        def answer(places: _Ints, seed: int) -> _Floats:
+            if own is None:
+                return np.full((len(fold.test), len(all_tiles.classes)), 1 / len(all_tiles.classes))
+            said[_key(fold, places)] = own(places, seed)
+            return said[_key(fold, places)]
+
+        return answer
+
+    curve_of_tiles(tiles, curve_settings(work.scale), prepare, features="", encoder={}, label_source="", folds=folds)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
     with partial.open("wb") as opened:
         np.savez(opened, **said)
     partial.replace(file)
-    return f"{len(said)} networks"
+    return len(said)
 
 
-def recall_supervised(files: Sequence[Path]) -> PrepareFold:
-    """Return what answers as the networks of finished runs did."""
-    said: dict[str, npt.NDArray[np.float64]] = {}
+def recall_answers(files: Sequence[Path]) -> PrepareFold:
+    """Return what answers as the heads or networks did that left these files, one for each fold."""
+    said: dict[str, _Floats] = {}
     for file in files:
         with np.load(file) as kept:
             said.update({key: kept[key] for key in kept.files})
 
-    def prepare(_: LabelledTiles, fold: Fold, __: CurveSettings) -> Callable[[_Ints, int], npt.NDArray[np.float64]]:
+    def prepare(_: LabelledTiles, fold: Fold, __: CurveSettings) -> LearnFold:
         return lambda places, _seed: said[_key(fold, places)]
 
     return prepare

@@ -31,7 +31,7 @@ class ComparisonSettings:
         label_column: the column of the file or of the stores.
         patient_column: the file's column of patients.
         protocol: a registered evaluation protocol.
-        folds: how many, by patient.
+        folds: how many, by patient; None for 5, or as many as the rarest class has patients.
         seed: of everything drawn.
         test_patients: tested on instead of folds.
         classes: the classes to tell apart.
@@ -44,7 +44,7 @@ class ComparisonSettings:
     label_column: str = "label"
     patient_column: str | None = None
     protocol: str = "linear"
-    folds: int = 5
+    folds: int | None = None
     seed: int = 0
     test_patients: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()

@@ -20,7 +20,6 @@ from simtriplet.evaluate.comparison import (
 )
 from simtriplet.evaluate.embedding_map import map_features
 from simtriplet.evaluate.evaluation import EvaluationResult, evaluate_features
-from simtriplet.evaluate.feature_geometry import measure_geometry
 from simtriplet.evaluate.gallery import pick_anchors
 from simtriplet.evaluate.label_curve import DEFAULT_AMOUNTS, CurveKind, LabelCurve
 from simtriplet.evaluate.label_efficiency import measure_label_curve
@@ -145,7 +144,7 @@ def _asked(settings: ComparisonSettings) -> dict[str, Any]:
 
 
 def _evaluate(stores: Sequence[TileStore], name: str, settings: ComparisonSettings) -> EvaluationResult:
-    return evaluate_features(stores, name, protocol=settings.protocol, **_asked(settings))
+    return evaluate_features(stores, name, protocol=settings.protocol, k=settings.k, **_asked(settings))
 
 
 def _curve(
@@ -167,7 +166,7 @@ def _features_row(
     return ComparedEncoder(
         title=title,
         result=_without_features(result),
-        geometry=measure_geometry(tiles, tested, k=settings.k, seed=settings.seed),
+        geometry=result.geometry,
         laid_out=map_features(tiles.features, tested, method=settings.map_method, seed=settings.seed),
         nearest=nearest_tiles(tiles.features, patients, anchors=anchors, k=settings.k),
     )

@@ -35,6 +35,10 @@ _CURVE_TITLES: dict[CurveKind, tuple[str, str]] = {
 }
 
 
+_MAX_NEAREST = 8
+"""Tiles that a row of a gallery shows: more are too small to see, whatever k retrieval is measured with."""
+
+
 def _series(comparison: Comparison) -> list[Series]:
     colours = series_colours(len(comparison.encoders))
     return [
@@ -89,7 +93,8 @@ def curves_section(comparison: Comparison) -> str:
     parts = [_curve_part(comparison, kind) for kind in _CURVE_TITLES]
     if not any(parts):
         return section("Few labels", paragraph("Curves over the number of labels were not measured."))
-    return section("Few labels", _columns(*filter(None, parts)))
+    said = f"In the tables: balanced accuracy; below it the difference from {comparison.reference}, and its p-value."
+    return section("Few labels", paragraph(said, kind="small quiet"), _columns(*filter(None, parts)))
 
 
 def _curve_part(comparison: Comparison, kind: CurveKind) -> str:
@@ -181,8 +186,9 @@ def gallery_section(comparison: Comparison, stores: Sequence[TileStore]) -> str:
         if encoder.nearest is None or not len(comparison.anchors):
             continue
         title, tiles = _marked(encoder), encoder.result.tiles
-        said = describe_gallery(tiles, comparison.anchors, encoder.nearest)
-        chart = draw_gallery(stores, tiles, comparison.anchors, encoder.nearest)
+        nearest = encoder.nearest[:, :_MAX_NEAREST]
+        said = describe_gallery(tiles, comparison.anchors, nearest)
+        chart = draw_gallery(stores, tiles, comparison.anchors, nearest)
         parts.append(f'<h3 class="encoder">{escape(title)}</h3>')
         parts.append(figure(chart, said, alt=f"{title}: {said}", kind="wide large"))
     said = "Anchors were drawn at random, the same for every encoder; tiles of the anchor's own patient are left out."

@@ -26,7 +26,7 @@ from simtriplet.evaluate.comparison_table import (
 from simtriplet.evaluate.html_page import page, pairs, paragraph, section
 from simtriplet.evaluate.lines_table import lines_table
 from simtriplet.evaluate.palette import series_colours
-from simtriplet.evaluate.report_numbers import encoder_text
+from simtriplet.evaluate.report_numbers import encoder_text, folds_text
 from simtriplet.wsi.store import TileStore
 
 __all__ = ["write_comparison"]
@@ -89,7 +89,7 @@ def _settings(comparison: Comparison) -> list[tuple[str, str]]:
     first = comparison.encoders[0].result
     settings = first.settings
     rows = [
-        ("folds", f"{len(first.folds)} by patient"),
+        ("folds", folds_text(first)),
         ("seed", str(settings.seed)),
         ("labels", first.label_source),
         ("classes", ", ".join(first.tiles.classes)),
@@ -97,7 +97,9 @@ def _settings(comparison: Comparison) -> list[tuple[str, str]]:
     ]
     for encoder in comparison.encoders:
         result = encoder.result
-        said = f"{encoder_text(result)}; protocol {result.settings.protocol}"
+        shown = [f"images of {px} px"] if (px := result.encoder.get("image_size_px")) else []
+        shown += [f"in {precision}"] if (precision := result.encoder.get("precision")) else []
+        said = "; ".join([encoder_text(result), *shown, f"protocol {result.settings.protocol}"])
         hashed = result.encoder.get("encoder_hash")
         rows.append((encoder.title, said + (f"; encoder hash {hashed}" if hashed else "")))
     return rows

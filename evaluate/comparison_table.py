@@ -203,14 +203,7 @@ def _bounds(low: float | None, high: float | None, form: str) -> tuple[str, ...]
 
 
 def _geometry_lines(encoder: ComparedEncoder) -> list[tuple[str, ...]]:
-    found = encoder.geometry
-    if found is None:
-        return [(EMPTY,)] * 3
-    leakage: tuple[str, ...] = (EMPTY,)
-    if found.slide_leakage is not None and found.slide_leakage_chance is not None:
-        leakage = f"{found.slide_leakage:.3f}", f"({found.slide_leakage_chance:.3f})"
-    retrieval = f"{found.retrieval:.3f}", f"({found.retrieval_chance:.3f})"
-    return [retrieval, leakage, (f"{found.effective_rank:.1f}", f"of {found.feature_dim}")]
+    return [(EMPTY,)] * 3 if encoder.geometry is None else list(encoder.geometry.cells())
 
 
 def comparison_markdown(comparison: Comparison) -> str:

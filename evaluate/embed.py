@@ -87,7 +87,8 @@ def embed_store(
     Raises:
         SettingsError: if the name, the batch size or the device is not valid.
         StoreError: if the store cannot be read or written; StoreExistsError for `existing="error"`.
-        EvaluationError: if the store's resolution is over twice or under half the encoder's, or features overflow.
+        EvaluationError: if the store's resolution is over twice or under half the encoder's, features overflow, or a batch
+            does not fit into memory.
     """
     check_feature_name(name)
     if batch_size < 1:
@@ -103,7 +104,15 @@ def embed_store(
     _check_mpp(store, encoder)
     started = time.perf_counter()
     encoder.to(memory_format=torch.channels_last).to(place)  # as tiles lie; ResNet-18 on a CPU: 7 % more tiles
-    features = _forward(store, encoder, batch_size=batch_size, precision=used, progress=progress)
+    try:
+        features = _forward(store, encoder, batch_size=batch_size, precision=used, progress=progress)
+    except RuntimeError as error:
+        if not _lacks_memory(error):
+            raise
+        raise EvaluationError(
+            f"slide {store.slide_id!r}: {batch_size} images of {encoder.info.image_size_px} px do not fit into the memory of "
+            f"{place}; pass a smaller --batch-size, or an encoder of smaller images"
+        ) from error
     if not np.isfinite(features).all():
         raise EvaluationError(
             f"slide {store.slide_id!r}: features are not finite in {used}; use --precision fp32 or another encoder"
@@ -111,6 +120,11 @@ def embed_store(
     write_features(store, name, features, encoder_attributes(encoder, used))
     seconds = time.perf_counter() - started
     return EmbedSummary(store.slide_id, name, len(store), features.shape[1], seconds, skipped=False)
+
+
+def _lacks_memory(error: RuntimeError) -> bool:
+    """Tell what a CPU says of memory, for which it has no error of its own, and a GPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _is_current(store: TileStore, name: str, wanted: dict[str, Any]) -> bool:
@@ -150,6 +164,10 @@ def _resolve_device(device: str) -> torch.device:
         place = torch.device(device)
     except RuntimeError as error:
         raise SettingsError(f"device {device!r}: is not a torch device; pass auto, cpu or cuda") from error
+    if place.type not in ("cpu", "cuda"):
+        raise SettingsError(f"device {device!r}: is not supported; pass auto, cpu or cuda")
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count() > 0:
+        raise SettingsError(f"device {device!r}: this machine has {torch.cuda.device_count()}; pass a lower number")
     if place.type == "cuda" and not torch.cuda.is_available():
         raise SettingsError(f"device {device!r}: no CUDA device is available; pass auto or cpu")
     return place

@@ -124,24 +124,27 @@ def draw_embedding_map(laid_out: EmbeddingMap, groups: npt.NDArray[Any]) -> byte
     return render_png(figure)
 
 
+def group_marker(code: int) -> str:
+    """Return a marker that tells groups apart without colour; where hues repeat, after eight, it is another one."""
+    return _MARKERS[(code + code // 8) % len(_MARKERS)]
+
+
 def _draw_groups(axes: Axes, xy: npt.NDArray[np.float64], codes: npt.NDArray[np.int64], names: Sequence[str]) -> None:
     """Draw in a shuffled order, so that no group lies on top of the others because it comes last."""
     colours = np.array(class_colours(len(names)))
     size = float(np.clip(9_000 / max(len(xy), 1), 6, 30))
     for code, name in enumerate(names[:_MAX_NAMES]):
-        marker = _MARKERS[code // 4 % len(_MARKERS)]
-        axes.scatter([], [], s=34, color=[colours[code]], marker=marker, label=shorten(name, 16))
+        axes.scatter([], [], s=34, color=[colours[code]], marker=group_marker(code), label=shorten(name, 16))
     order = np.random.default_rng(0).permutation(len(xy))
     for chunk in np.array_split(order, 8):
         for code in np.unique(codes[chunk]).tolist():
             mine = chunk[codes[chunk] == code]
-            marker = _MARKERS[code // 4 % len(_MARKERS)]
             axes.scatter(
                 xy[mine, 0],
                 xy[mine, 1],
                 s=size,
                 color=[colours[code]],
-                marker=marker,
+                marker=group_marker(code),
                 linewidths=0.3,
                 edgecolors="#22303c",
             )

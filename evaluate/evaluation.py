@@ -1,5 +1,6 @@
 """Measure features: labels, a split by patient, a protocol, numbers with intervals."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simtriplet.evaluate.bootstrap import Interval, patient_intervals
+from simtriplet.evaluate.feature_geometry import FeatureGeometry, measure_geometry
 from simtriplet.evaluate.labelled_tiles import LabelledTiles, encoder_record, gather_tiles
 from simtriplet.evaluate.labels import read_labels
 from simtriplet.evaluate.metrics import Metrics, measure
@@ -41,7 +43,7 @@ class EvaluationSettings:
 
     Attributes:
         protocol: name of how the predictions were made; `evaluate_features` takes a registered evaluation protocol.
-        folds: folds of patients; fewer are made where a class has fewer patients.
+        folds: folds of patients; None for 5, or as many as the rarest class has patients.
         seed: of the folds, the protocol and the bootstrap.
         draws: bootstrap resamples of patients.
         test_patients: tested on, all others learnt from; without them folds are made.
@@ -49,7 +51,7 @@ class EvaluationSettings:
     """
 
     protocol: str = "linear"
-    folds: int = 5
+    folds: int | None = None
     seed: int = 0
     draws: int = 2000
     test_patients: tuple[str, ...] = ()
@@ -57,7 +59,7 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         for name, value, least in (("folds", self.folds, 2), ("seed", self.seed, 0), ("draws", self.draws, 100)):
-            if value < least:
+            if value is not None and value < least:
                 raise SettingsError(f"{name} {value}: must be at least {least}; pass a larger number")
 
 
@@ -99,6 +101,7 @@ class EvaluationResult:
         metrics: over all tested tiles together.
         intervals: by metric name, 95 % over patients; `macro_auroc` is missing where no class has one.
         folds: one by one.
+        geometry: what the features are worth without a head; None for a network trained with labels, which has none.
     """
 
     features: str
@@ -111,6 +114,7 @@ class EvaluationResult:
     metrics: Metrics
     intervals: dict[str, Interval]
     folds: tuple[FoldResult, ...]
+    geometry: FeatureGeometry | None = None
 
     @property
     def leakage(self) -> Leakage:
@@ -133,11 +137,12 @@ def evaluate_features(
     label_column: str = "label",
     patient_column: str | None = None,
     protocol: str = "linear",
-    folds: int = 5,
+    folds: int | None = None,
     seed: int = 0,
     draws: int = 2000,
     test_patients: Sequence[str] = (),
     classes: Sequence[str] = (),
+    k: int = 5,
     out: Path | None = None,
 ) -> EvaluationResult:
     """Measure how well classes can be told apart from the stored features.
@@ -149,11 +154,12 @@ def evaluate_features(
         label_column: the column of the file or of the stores.
         patient_column: the file's column of patients.
         protocol: see EvaluationSettings, as for all up to classes.
-        folds: how many, by patient.
+        folds: how many, by patient; without it 5, or as many as the rarest class has patients.
         seed: of everything drawn.
         draws: bootstrap resamples of patients.
         test_patients: tested on instead of folds.
         classes: the classes to tell apart.
+        k: tiles retrieved for each in FeatureGeometry.
         out: folder to write results.json, results.csv, predictions.csv and confusion_matrix.png into.
 
     Raises:
@@ -175,6 +181,8 @@ def evaluate_features(
     result = assemble_result(
         tiles, split, outcomes, settings=chosen, features=features, encoder=encoder, label_source=source
     )
+    tested = np.flatnonzero(result.predicted >= 0)
+    result = dataclasses.replace(result, geometry=measure_geometry(tiles, tested, k=k, seed=seed))
     if out is not None:
         from simtriplet.evaluate.results import write_results  # it draws, and matplotlib is slow to import
 
@@ -285,8 +293,13 @@ def _fold_result(tiles: LabelledTiles, fold: Fold, outcome: FoldPrediction, enco
 def fold_leakage(tiles: LabelledTiles, fold: Fold, encoder: dict[str, Any]) -> Leakage:
     """Tell whether the encoder was pretrained on tiles (without labels) of a test patient.
 
-    Patients and slides are compared, as a label file may name patients otherwise than the stores did in pretraining.
+    A label file may name patients otherwise than the stores did in pretraining: slides are compared too, and the patients
+    that the file gives to the slides of pretraining, which need no labelled tile.
     """
-    patients = set(tiles.patients[fold.test].tolist()) & set(encoder.get("pretraining_patients", ()))
-    slides = set(tiles.slides[fold.test].tolist()) & set(encoder.get("pretraining_slides", ()))
-    return "transductive" if patients or slides else "inductive"
+    slides = set(encoder.get("pretraining_slides", ()))
+    patients = {
+        *encoder.get("pretraining_patients", ()),
+        *(tiles.patient_of[one] for one in slides & set(tiles.patient_of)),
+    }
+    seen = patients & set(tiles.patients[fold.test].tolist()) or slides & set(tiles.slides[fold.test].tolist())
+    return "transductive" if seen else "inductive"

@@ -45,6 +45,14 @@ class FeatureGeometry:
     feature_dim: int
     n_anchors: int
 
+    def cells(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+        """Return retrieval, slide leakage and effective rank for a reader, each with what it is to be held against."""
+        leakage: tuple[str, ...] = ("–",)
+        if self.slide_leakage is not None and self.slide_leakage_chance is not None:
+            leakage = f"{self.slide_leakage:.3f}", f"({self.slide_leakage_chance:.3f})"
+        retrieval = f"{self.retrieval:.3f}", f"({self.retrieval_chance:.3f})"
+        return retrieval, leakage, (f"{self.effective_rank:.1f}", f"of {self.feature_dim}")
+
 
 def measure_geometry(tiles: LabelledTiles, tested: _Ints, *, k: int = 5, seed: int = 0) -> FeatureGeometry:
     """Describe the features of labelled tiles.

@@ -46,6 +46,9 @@ def plain_text(texts: Iterable[Text]) -> None:
 
 
 def shorten(name: str, longest: int = 28) -> str:
-    """Return a name of at most `longest` letters, without line breaks."""
+    """Return a name of at most `longest` letters, without line breaks; its end stays, where grades and versions differ."""
     flat = " ".join(name.split())
-    return flat if len(flat) <= longest else f"{flat[: longest - 1]}…"
+    if len(flat) <= longest:
+        return flat
+    tail = (longest - 1) // 2
+    return f"{flat[: longest - 1 - tail]}…{flat[-tail:]}"

@@ -50,7 +50,7 @@ class CurveSettings:
     kind: CurveKind
     amounts: tuple[float, ...]
     draws: int
-    folds: int = 5
+    folds: int | None = None
     seed: int = 0
     bootstrap: int = 2000
     test_patients: tuple[str, ...] = ()
@@ -60,7 +60,7 @@ class CurveSettings:
         _check_amounts(self.kind, self.amounts)
         least = {"draws": 1, "folds": 2, "seed": 0, "bootstrap": 100}
         for name, lowest in least.items():
-            if getattr(self, name) < lowest:
+            if getattr(self, name) is not None and getattr(self, name) < lowest:
                 raise SettingsError(f"{name} {getattr(self, name)}: must be at least {lowest}; pass a larger number")
 
 

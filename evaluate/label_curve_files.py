@@ -11,15 +11,18 @@ from typing import Any
 
 from simtriplet.evaluate.atomic_output import replace_file
 from simtriplet.evaluate.label_curve import LabelCurve
+from simtriplet.evaluate.paired import compare_curves
 
 __all__ = ["curve_values", "write_label_curves"]
 
 SCHEMA = "simtriplet.label_curves"
-VERSION = "1.0"
+VERSION = "1.1"  # 1.1 adds against
 
 
 def write_label_curves(out: Path, curves: Sequence[LabelCurve]) -> None:
     """Write both files into the folder `out`, each whole or not at all.
+
+    Of several curves the first is also compared with each of the others, at each amount: `against` in the JSON.
 
     No absolute path and no time goes into them, so that equal measurements give equal files.
 
@@ -30,12 +33,22 @@ def write_label_curves(out: Path, curves: Sequence[LabelCurve]) -> None:
         "schema": SCHEMA,
         "version": VERSION,
         "curves": [curve_values(curve) for curve in curves],
+        "against": [_against(curves[0], other) for other in curves[1:]],
         "versions": {name: importlib.metadata.version(name) for name in ("simtriplet", "numpy", "scikit-learn")},
     }
     rows = io.StringIO(newline="")
     csv.writer(rows, lineterminator="\n").writerows(_rows(curves))
     replace_file(out / "label_curves.csv", rows.getvalue())
     replace_file(out / "label_curves.json", json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _against(curve: LabelCurve, other: LabelCurve) -> dict[str, Any]:
+    """Return how far a curve is from another, amount by amount and metric by metric."""
+    points = [
+        {"amount": amount, "differences": {name: dataclasses.asdict(found) for name, found in by_metric.items()}}
+        for amount, by_metric in compare_curves(curve, other).items()
+    ]
+    return {"features": other.features, "leakage": other.leakage, "points": points}
 
 
 def curve_values(curve: LabelCurve) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def measure_label_curve(
     labels: Path | None = None,
     label_column: str = "label",
     patient_column: str | None = None,
-    folds: int = 5,
+    folds: int | None = None,
     seed: int = 0,
     bootstrap: int = 2000,
     test_patients: Sequence[str] = (),

@@ -87,17 +87,29 @@ def _read_cells(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 
 
 def _find_columns(file: Path, header: Sequence[str], label_column: str, patient_column: str | None) -> _Columns:
-    needed = [SLIDE_COLUMN, label_column, *([patient_column] if patient_column else [])]
-    for name in needed:
+    _refuse_other_delimiter(file, header)
+    needed = {SLIDE_COLUMN: "rename one", label_column: "name one with --label-column"}
+    if patient_column:
+        needed[patient_column] = "name one with --patient-column"
+    for name, cure in needed.items():
         if name not in header:
             hint = nearest_name(name, header)
-            raise AnnotationError(f"label file '{file}': has no column {name!r}{hint}; it has {', '.join(header)}")
+            raise AnnotationError(
+                f"label file '{file}': has no column {name!r}{hint}; it has {', '.join(header)}: {cure}"
+            )
     patient = patient_column or (DEFAULT_PATIENT_COLUMN if DEFAULT_PATIENT_COLUMN in header else None)
     if "tile_id" in header:
         return _Columns(label_column, patient, ("tile_id",))
     if ("x" in header) != ("y" in header):
         raise AnnotationError(f"label file '{file}': has one of the columns x and y; give both, or tile_id, or neither")
     return _Columns(label_column, patient, ("x", "y") if "x" in header else ())
+
+
+def _refuse_other_delimiter(file: Path, header: Sequence[str]) -> None:
+    """Spreadsheets of many languages save semicolons where a CSV file has commas."""
+    for sign, name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(header) == 1 and sign in header[0]:
+            raise AnnotationError(f"label file '{file}': has {name} between its cells; save it with commas")
 
 
 def _parse(file: Path, line: int, cells: dict[str, str], columns: _Columns) -> LabelRow:

@@ -136,14 +136,21 @@ class LabelTrainer:
         for norm in self.norms:
             norm.reset_running_stats()
             norm.momentum = None  # the mean over all batches
-        order = torch.arange(max(self.settings.batch_size, min(_NORM_TILES, len(self.codes)))) % len(self.codes)
-        spread = torch.randperm(len(order), generator=torch.Generator().manual_seed(seed_of(self.settings.seed, 0, 3)))
         with torch.no_grad(), autocast(self.device, self.precision):
-            for ids in torch.split(order[spread], self.settings.batch_size):
-                if len(ids) == self.settings.batch_size:
-                    self.network.backbone(self._images(source, self.plain, ids, None))
+            for ids in self._settling_batches():
+                self.network.backbone(self._images(source, self.plain, ids, None))
         for norm, momentum in zip(self.norms, before, strict=True):
             norm.momentum = momentum
+
+    def _settling_batches(self) -> tuple[Tensor, ...]:
+        """Return full batches of all training tiles, or of a random choice where there are too many.
+
+        Tiles lie slide after slide, so that the first so many would be those of a few patients.
+        """
+        size, generator = self.settings.batch_size, torch.Generator().manual_seed(seed_of(self.settings.seed, 0, 3))
+        chosen = torch.randperm(len(self.codes), generator=generator)[:_NORM_TILES]
+        n_batches = math.ceil(len(chosen) / size)
+        return torch.split(chosen[torch.arange(n_batches * size) % len(chosen)], size)
 
 
 def _unchanged(views: ViewSettings) -> ViewSettings:

@@ -1,8 +1,8 @@
 """The labelled tiles of a cohort as flat arrays: what a protocol learns from and is tested on."""
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,9 @@ from simtriplet.wsi.errors import EvaluationError
 from simtriplet.wsi.store import TileStore
 
 __all__ = ["LabelledTiles", "encoder_record", "gather_tiles", "locate_tiles"]
+
+_SAME = {"encoder_hash": "encoders", "image_size_px": "image sizes"}
+"""What must be alike in all stores' records, and how to call it; one hash may stand for images of several sizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,7 @@ class LabelledTiles:
         tile_ids: (m,) the tile's name in its store.
         rows: (m,) int64, the tile's row in its store.
         base_xy: (m, 2) int64, level-0 pixels, top-left.
+        patient_of: slide -> patient of every slide that was given, also of those without a labelled tile.
     """
 
     features: npt.NDArray[np.float32]
@@ -38,6 +42,7 @@ class LabelledTiles:
     tile_ids: npt.NDArray[np.object_]
     rows: npt.NDArray[np.int64]
     base_xy: npt.NDArray[np.int64]
+    patient_of: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -88,6 +93,7 @@ def locate_tiles(stores: Sequence[TileStore], labels: TileLabels) -> LabelledTil
         tile_ids=np.concatenate([tile_ids(store)[kept] for store, kept in zip(stores, rows, strict=True)]),
         rows=np.concatenate(rows),
         base_xy=np.concatenate([store.base_xy()[kept] for store, kept in zip(stores, rows, strict=True)]),
+        patient_of=dict(zip((store.slide_id for store in stores), labels.patients, strict=True)),
     )
 
 
@@ -95,15 +101,16 @@ def encoder_record(stores: Sequence[TileStore], features: str) -> dict[str, Any]
     """Return what `embed` recorded of the encoder that made these features, which all stores must have.
 
     Raises:
-        EvaluationError: if two stores were embedded with different encoders.
+        EvaluationError: if two stores were embedded with different encoders, or at different image sizes.
     """
     records = {store.slide_id: store.feature_attributes(features) for store in stores}
     first_id, first = next(iter(records.items()))
     for slide_id, record in records.items():
-        if record.get("encoder_hash") != first.get("encoder_hash"):
-            raise EvaluationError(
-                f"features {features!r}: slides {first_id!r} and {slide_id!r} were embedded with different encoders; "
-                "embed them again"
-            )
+        for key, what in _SAME.items():
+            if record.get(key) != first.get(key):
+                raise EvaluationError(
+                    f"features {features!r}: slides {first_id!r} and {slide_id!r} were embedded with different {what}; "
+                    "embed them again"
+                )
     left_out = {"encoding-type", "encoding-version", "tiles_id"}
     return {key: value for key, value in first.items() if key not in left_out}

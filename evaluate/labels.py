@@ -16,9 +16,12 @@ from simtriplet.wsi.registry import nearest_name
 from simtriplet.wsi.store import TileStore
 from simtriplet.wsi.table import read_array
 
-__all__ = ["TileLabels", "read_labels", "tile_ids"]
+__all__ = ["TileLabels", "has_labels", "read_labels", "tile_ids"]
 
 UNLABELLED = -1
+
+SLIDE_LABEL = "label"
+"""The only column that labels of whole slides stand for, as a manifest has no other."""
 
 _logger = logging.getLogger(__name__)
 _Names = npt.NDArray[np.object_]
@@ -80,16 +83,18 @@ def read_labels(
     Args:
         stores: the slides.
         file: a CSV of labels by slide or by tile (see read_label_file); without it the stores' own column is read, and where
-            no store has one, the label of each whole slide.
+            no store has the column `label`, the label of each whole slide.
         label_column: the column of the file or of the stores.
         patient_column: the file's column of patients; without one the patients are those the stores know.
 
     Raises:
         AnnotationError: if the file is not valid or does not fit the stores.
-        EvaluationError: if fewer than two classes are found.
+        EvaluationError: if fewer than two classes are found, or two stores are of one slide file.
     """
+    _refuse_copies(stores)
     patients = {store.slide_id: store.patient_id for store in stores}
-    if file is None and all(store.labels(label_column) is None for store in stores) and _have_slide_labels(stores):
+    named = {store.slide_id for store in stores if store.attributes["slide"].get("patient_id")}
+    if file is None and label_column == SLIDE_LABEL and _are_labelled_by_slide(stores):
         names = [np.full(len(store), _slide_label(store), dtype=object) for store in stores]
         source = "slide labels (of the manifest that was tiled)"
     elif file is None:
@@ -98,9 +103,17 @@ def read_labels(
     else:
         rows = read_label_file(file, label_column=label_column, patient_column=patient_column)
         names = _names_from_rows(stores, rows, file)
-        patients |= {row.slide_id: row.patient_id for row in rows if row.patient_id}
+        by_file = {row.slide_id: row.patient_id for row in rows if row.patient_id}
+        patients, named = patients | by_file, named | by_file.keys()
         source = f"{file.name}, column {label_column!r}"
+    _warn_of_unknown_patients([store.slide_id not in named for store in stores], names)
     return _encode(names, tuple(patients[store.slide_id] for store in stores), source)
+
+
+def has_labels(stores: Sequence[TileStore], label_column: str = SLIDE_LABEL) -> bool:
+    """Tell whether stores have labels of their own that read_labels would find, of tiles or of whole slides."""
+    by_tile = any(store.labels(label_column) is not None for store in stores)
+    return by_tile or (label_column == SLIDE_LABEL and _are_labelled_by_slide(stores))
 
 
 def _slide_label(store: TileStore) -> str | None:
@@ -108,8 +121,34 @@ def _slide_label(store: TileStore) -> str | None:
     return None if label is None else str(label)
 
 
-def _have_slide_labels(stores: Sequence[TileStore]) -> bool:
-    return any(_slide_label(store) is not None for store in stores)
+def _warn_of_unknown_patients(unknown: Sequence[bool], names: Sequence[_Names]) -> None:
+    labelled = [is_unknown for is_unknown, part in zip(unknown, names, strict=True) if any(name for name in part)]
+    if any(labelled):
+        _logger.warning(
+            "patients of %d of %d labelled slides are not known: each of these slides counts as a patient of its own; "
+            "name them in the manifest or in --labels (column patient_id)",
+            sum(labelled),
+            len(labelled),
+        )
+
+
+def _are_labelled_by_slide(stores: Sequence[TileStore]) -> bool:
+    """Tell whether tiles have no labels, but slides do."""
+    return all(store.labels(SLIDE_LABEL) is None for store in stores) and any(map(_slide_label, stores))
+
+
+def _refuse_copies(stores: Sequence[TileStore]) -> None:
+    """Refuse one slide under two names: it would be learnt from and tested on."""
+    first: dict[str, str] = {}
+    for store in stores:
+        fingerprint = store.attributes["slide"].get("fingerprint")
+        if fingerprint is None:
+            continue
+        if fingerprint in first:
+            raise EvaluationError(
+                f"slides {first[fingerprint]!r} and {store.slide_id!r}: are made from the same file; leave one of them out"
+            )
+        first[fingerprint] = store.slide_id
 
 
 def _own_names(store: TileStore, column: str) -> _Names:

@@ -72,7 +72,8 @@ class LeaveOneOutEnsemble:
             "C": [head.strength for head in heads],
             "converged": all(head.converged for head in heads),
         }
-        return FoldPrediction(softmax(combine_logits(logits), axis=1), fitted)
+        # the mean has the same largest class as the sum, and folds of more heads are not surer for that
+        return FoldPrediction(softmax(combine_logits(logits) / len(heads), axis=1), fitted)
 
     def _fit(self, tiles: LabelledTiles, learnt: npt.NDArray[np.int64], left_out: npt.NDArray[np.int64]) -> LinearHead:
         heads = fit_heads(

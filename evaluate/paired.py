@@ -3,7 +3,9 @@
 Interval: patients are drawn with replacement, the same for both, and the difference is taken in each draw; percentiles
 2.5 and 97.5. P-value: a permutation test. If the encoders were equally good, it would not matter which of the two
 gave which predictions of a patient; so the two are swapped for patients chosen at random (all choices, up to 16
-patients), and the p-value is the share of choices with a difference at least as large, either way. It assumes that
+patients), and the p-value is the share of choices with a difference at least as large, either way. For AUROC, which
+looks at nothing but the order, each encoder's scores are swapped as ranks: that one is surer of itself than the other is
+no difference. It assumes that
 patients are independent and that under no difference a patient's two predictions are exchangeable; with n patients it
 cannot fall below 2 / 2**n. Predictions of different folds share training patients: both treat them as independent.
 """
@@ -14,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import rankdata
 
 from simtriplet.evaluate.bootstrap import draw_patients, number_patients, percentile_interval
 from simtriplet.evaluate.evaluation import EvaluationResult
@@ -226,7 +229,9 @@ def _mean_metrics(
     """Return for each metric what `a` and `b` reach in each row of weights, averaged over the draws of labels.
 
     Each patient counts as two, one with the predictions of `a` and one with those of `b`: drawing and swapping are then
-    weights alike, and AUROC, which compares tiles of different patients, needs no further case.
+    weights alike, and AUROC, which compares tiles of different patients, needs no further case. It is told ranks: mixed
+    with the scores of an encoder of another level, those of the better one would not look better (12 patients and a gain
+    found in 73 of 100 cohorts: in 15 where one encoder's logits were 2 higher).
     """
     n_draws, _, n_classes = scores[0].shape
     sums: dict[str, tuple[_Floats, _Floats]] = {}
@@ -238,7 +243,7 @@ def _mean_metrics(
             np.concatenate([numbers, numbers + n_patients]),
             n_classes=n_classes,
             n_patients=2 * n_patients,
-            scores=both,
+            scores=np.concatenate([rankdata(of_a, axis=0), rankdata(of_b, axis=0)]),
         )
         for rows in _blocks(len(weights[0])):
             own, swapped_in = weights[0][rows], weights[1][rows]

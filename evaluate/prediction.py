@@ -58,7 +58,7 @@ def predict_slide(store: TileStore, saved: SavedHead) -> SlidePrediction:
         raise EvaluationError(
             f"features {saved.features!r}: slide {store.slide_id!r} has values that are not finite; embed again"
         )
-    if store.patient_id in saved.patients:
+    if store.patient_id in saved.patients or store.slide_id in saved.slides:
         _logger.warning("slide %r: the head has learnt from this patient's labels", store.slide_id)
     probabilities = softmax(saved.head.logits(features), axis=1)
     return SlidePrediction(store.slide_id, saved.classes, probabilities)

@@ -1,5 +1,6 @@
 """One page that shows what was measured and on what: report.html, with its pictures inlined."""
 
+import dataclasses
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -8,10 +9,12 @@ from simtriplet.evaluate.atomic_output import replace_file
 from simtriplet.evaluate.charts import draw_confusion, draw_loss
 from simtriplet.evaluate.evaluation import EvaluationResult
 from simtriplet.evaluate.html_page import figure, page, paragraph, section
+from simtriplet.evaluate.protocol_registry import PROTOCOLS
 from simtriplet.evaluate.report_numbers import (
     class_table,
     describe,
     fold_table,
+    geometry_section,
     leakage_note,
     settings_table,
     summary_cards,
@@ -40,7 +43,8 @@ def write_report(
         out: folder; made where missing.
         result: what `evaluate_features` found.
         stores: the slides to show.
-        baseline: the same evaluation of other features of the same tiles, such as those of random weights.
+        baseline: the same evaluation of other features of the same tiles, such as those of random weights; beside a
+            network trained with labels, features by any protocol.
         run: folder of the pretraining run, for its loss curve.
         title: heading of the page.
         max_slides: pictures are drawn of the first so many slides.
@@ -49,7 +53,8 @@ def write_report(
         The page.
 
     Raises:
-        EvaluationError: if the baseline is of other tiles or another protocol, the run has no log, or `out` is not writable.
+        EvaluationError: if the baseline is of other tiles, folds or, for features, another protocol, the run has no log, or
+            `out` is not writable.
     """
     if baseline is not None:
         _require_comparable(result, baseline)
@@ -60,6 +65,7 @@ def write_report(
         leakage_note(result),
         _classes_section(figures, result),
         section("Folds", fold_table(result)),
+        geometry_section([result, *([baseline] if baseline is not None else [])]),
         *([loss_section(figures, run)] if run is not None else []),
         slides_section(figures, result, stores, max_slides),
         section("Settings", settings_table(result)),
@@ -73,7 +79,10 @@ def _require_comparable(result: EvaluationResult, baseline: EvaluationResult) ->
         return list(zip(tiles.slides.tolist(), tiles.tile_ids.tolist(), tiles.codes.tolist(), strict=True))
 
     same = result.tiles.classes == baseline.tiles.classes and tested(result) == tested(baseline)
-    if not same or result.settings != baseline.settings:
+    asked = baseline.settings
+    if result.settings.protocol not in PROTOCOLS:  # a network trained with labels, which features cannot be
+        asked = dataclasses.replace(asked, protocol=result.settings.protocol)
+    if not same or result.settings != asked:
         raise EvaluationError(
             f"baseline {baseline.features!r}: was measured on other tiles or with other settings; evaluate both alike"
         )

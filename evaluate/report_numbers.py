@@ -1,13 +1,23 @@
 """The parts of a report that hold numbers: summary cards, tables, the note on leakage, the settings."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 
 from simtriplet.evaluate.bootstrap import Interval
 from simtriplet.evaluate.evaluation import EvaluationResult, FoldResult
 from simtriplet.evaluate.html_page import pairs, paragraph, section, table
 
-__all__ = ["class_table", "describe", "fold_table", "leakage_note", "settings_table", "summary_cards"]
+__all__ = [
+    "class_table",
+    "describe",
+    "encoder_text",
+    "fold_table",
+    "folds_text",
+    "geometry_section",
+    "leakage_note",
+    "settings_table",
+    "summary_cards",
+]
 
 _FEW_PATIENTS = 10
 """Below this a percentile bootstrap covers clearly less than the 95 % it names."""
@@ -49,7 +59,9 @@ def summary_cards(result: EvaluationResult, baseline: EvaluationResult | None) -
         cards.append(_card(_TITLES[name], interval, base, chances.get(name)))
     keys = ['<span><i class="key"></i>this encoder, band: 95 % interval over patients</span>']
     if baseline:
-        text = f"baseline: features {baseline.features!r}, {encoder_text(baseline)}"
+        protocol = baseline.settings.protocol
+        by = "" if protocol == result.settings.protocol else f", protocol {protocol}"
+        text = f"baseline: features {baseline.features!r}, {encoder_text(baseline)}{by}"
         keys.append(f'<span><i class="key base"></i>{escape(text)}</span>')
     keys.append('<span><i class="key chance"></i>chance</span>')
     return f'<div class="cards">{"".join(cards)}</div><div class="keys small quiet">{"".join(keys)}</div>'
@@ -115,6 +127,21 @@ def class_table(result: EvaluationResult) -> str:
     return table(header, rows)
 
 
+def geometry_section(results: Sequence[EvaluationResult]) -> str:
+    """Return retrieval, slide leakage and effective rank of features; nothing where none has any."""
+    rows = [(one.features, *map(" ".join, one.geometry.cells())) for one in results if one.geometry is not None]
+    if not rows:
+        return ""
+    k = next(one.geometry.k for one in results if one.geometry is not None)
+    text = (
+        f"Retrieval: share of the {k} most similar tiles of other patients that have the tile's class (by chance). "
+        "Slide leakage: how often the 20 most similar tiles vote for the tile's own slide (share of the largest slide); "
+        "lower is better. Effective rank: how many dimensions the features use."
+    )
+    header = ("features", f"retrieval@{k}", "slide leakage", "effective rank")
+    return section("Without a head", paragraph(text) + table(header, rows))
+
+
 def fold_table(result: EvaluationResult) -> str:
     """Return what was tested in each fold."""
     header = (
@@ -150,11 +177,18 @@ def settings_table(result: EvaluationResult) -> str:
     return pairs(_settings(result))
 
 
+def folds_text(result: EvaluationResult) -> str:
+    """Return how patients were split."""
+    made, asked = len(result.folds), result.settings.folds
+    if result.settings.test_patients:
+        return "none: named patients are tested, all others learnt from"
+    return f"{made} by patient" if asked in (None, made) else f"{made} by patient ({asked} asked for)"
+
+
 def _settings(result: EvaluationResult) -> Iterator[tuple[str, str]]:
     settings, encoder = result.settings, result.encoder
     yield "protocol", settings.protocol
-    made = f"{len(result.folds)} by patient"
-    yield "folds", made if len(result.folds) == settings.folds else f"{made} ({settings.folds} asked for)"
+    yield "folds", folds_text(result)
     yield "seed", str(settings.seed)
     yield "labels", result.label_source
     n_patients = len(set(result.tiles.patients[result.predicted >= 0].tolist()))

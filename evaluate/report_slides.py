@@ -39,6 +39,8 @@ def slides_section(figures: Path, result: EvaluationResult, stores: Sequence[Til
 def _slide_part(figures: Path, number: int, store: TileStore, result: EvaluationResult) -> str:
     classes = result.tiles.classes
     labels = result.codes_of(store, result.tiles.codes)
+    named = result.tiles.patients[result.tiles.slides == store.slide_id]  # a label file may name patients otherwise
+    patient = str(named[0]) if len(named) else store.patient_id
     predicted = result.codes_of(store, result.predicted)
     pictures = [("tiles", draw_grid(store), "Tiles"), ("labels", draw_classes(store, labels, classes), "Labels")]
     if (predicted >= 0).any():
@@ -48,11 +50,12 @@ def _slide_part(figures: Path, number: int, store: TileStore, result: Evaluation
     for kind, png, _ in pictures:
         replace_file(figures / f"{stem}_{kind}.png", png)
     tiles, *others = (figure(png, caption) for _, png, caption in pictures)
-    facts = f"<div><h3>{escape(store.slide_id)}</h3>{_facts(store, labels, predicted)}{_counts(classes, labels, predicted)}</div>"
+    facts = f"<div><h3>{escape(store.slide_id)}</h3>{_facts(store, patient, labels, predicted)}"
+    facts += f"{_counts(classes, labels, predicted)}</div>"
     return f'<div class="slide columns wide">{facts}{tiles}{"".join(others)}</div>'
 
 
-def _facts(store: TileStore, labels: _Codes, predicted: _Codes) -> str:
+def _facts(store: TileStore, patient: str, labels: _Codes, predicted: _Codes) -> str:
     size = f"{len(store):,} tiles of {store.size_px} px at {store.mpp:g} µm/px: {store.size_px * store.mpp:g} µm wide."
     tested = predicted >= 0
     share = (
@@ -60,7 +63,7 @@ def _facts(store: TileStore, labels: _Codes, predicted: _Codes) -> str:
         if tested.any()
         else ""
     )
-    return paragraph(f"Patient {store.patient_id}. {size}{share}", kind="quiet")
+    return paragraph(f"Patient {patient}. {size}{share}", kind="quiet")
 
 
 def _counts(classes: Sequence[str], labels: _Codes, predicted: _Codes) -> str:

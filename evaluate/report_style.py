@@ -35,6 +35,8 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .keys { display: flex; flex-wrap: wrap; gap: 4px 20px; margin-top: 12px; }
 .note { background: var(--note); border-left: 4px solid var(--note-line); }
 .scroll { overflow-x: auto; }
+td:has(> .key) { position: relative; padding-left: 16px; }
+td > .key { position: absolute; left: 0; top: 14px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 th, td { padding: 7px 14px 7px 0; border-bottom: 1px solid var(--line); text-align: right; }
 th { color: var(--quiet); font-weight: 550; font-size: .875rem; white-space: nowrap; vertical-align: bottom; }
@@ -61,5 +63,10 @@ h3.encoder { margin: 18px 0 8px; }
 .slide:first-of-type { border-top: none; margin-top: 0; padding-top: 0; }
 @media (max-width: 560px) { main { padding: 16px 10px 36px; } section, .card { padding: 14px; } h1 { font-size: 1.5rem; }
   th, td { padding-right: 10px; font-size: .875rem; } table.pairs td:first-child { width: 40%; } }
-@media print { body { background: #fff; } section, .card { break-inside: avoid; } }
+@media print { body { background: #fff; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  main { max-width: none; padding: 0; } section { border: none; padding: 12px 0; } figure, tr, .card { break-inside: avoid; }
+  h2, h3 { break-after: avoid; } .scroll, figure.wide { overflow: visible; }
+  figure.wide img, figure.large img { min-width: 0; } table { font-size: .7rem; }
+  th, table .small, .tag { font-size: .66rem; } th, td { padding-right: 6px; white-space: normal; }
+  table.lines td:first-child { min-width: 0; max-width: 24vw; } }
 """

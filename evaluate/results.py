@@ -18,20 +18,27 @@ from simtriplet.evaluate.atomic_output import replace_file
 from simtriplet.evaluate.bootstrap import METRICS
 from simtriplet.evaluate.charts import draw_confusion
 from simtriplet.evaluate.evaluation import EvaluationResult, FoldResult
+from simtriplet.evaluate.paired import compare_paired
 
 __all__ = ["result_values", "write_results"]
 
 SCHEMA = "simtriplet.evaluation"
-VERSION = "1.1"  # 1.1 adds AUROC
+VERSION = "1.2"  # 1.1 adds AUROC, 1.2 geometry and against
 
 
-def write_results(out: Path, result: EvaluationResult) -> None:
+def write_results(out: Path, result: EvaluationResult, *, baseline: EvaluationResult | None = None) -> None:
     """Write the four files into the folder `out`, each whole or not at all.
 
+    Args:
+        out: made where it is not there.
+        result: what was found.
+        baseline: the same of other features, on the same folds: results.json tells the paired differences.
+
     Raises:
-        EvaluationError: if the folder cannot be written.
+        EvaluationError: if the folder cannot be written, or the baseline is of other tiles or folds.
     """
-    text = json.dumps(result_values(result), indent=2, ensure_ascii=False, allow_nan=False)
+    values = result_values(result) | {"against": None if baseline is None else _against(result, baseline)}
+    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
     replace_file(out / "predictions.csv", _csv_text(_prediction_rows(result)))
     replace_file(out / "results.csv", _csv_text(_metric_rows(result)))
     replace_file(out / "confusion_matrix.png", draw_confusion(result.metrics.confusion, result.tiles.classes))
@@ -57,8 +64,20 @@ def result_values(result: EvaluationResult) -> dict[str, Any]:
         "fold_spread": _fold_spread(result.folds),
         "per_class": [dataclasses.asdict(one) for one in result.metrics.per_class],
         "confusion": [list(row) for row in result.metrics.confusion],
+        "geometry": dataclasses.asdict(result.geometry) if result.geometry else None,
         "folds": [_fold_values(fold) for fold in result.folds],
         "versions": {name: importlib.metadata.version(name) for name in ("simtriplet", "numpy", "scikit-learn")},
+    }
+
+
+def _against(result: EvaluationResult, baseline: EvaluationResult) -> dict[str, Any]:
+    """Return how far a result is from a baseline, metric by metric."""
+    found = compare_paired(result, baseline)
+    return {
+        "features": baseline.features,
+        "protocol": baseline.settings.protocol,
+        "leakage": baseline.leakage,
+        "differences": {name: dataclasses.asdict(difference) for name, difference in found.items()},
     }
 
 
@@ -84,6 +103,18 @@ def _metric_rows(result: EvaluationResult) -> Iterator[Sequence[object]]:
     counts = int(tested.sum()), len(set(result.tiles.patients[tested].tolist()))
     for metric, interval in result.intervals.items():
         yield "overall", "", metric, interval.value, interval.low, interval.high, *counts
+    if result.geometry is not None:
+        for metric in ("retrieval", "slide_leakage", "effective_rank"):
+            yield (
+                "features",
+                "",
+                metric,
+                getattr(result.geometry, metric),
+                None,
+                None,
+                result.geometry.n_anchors,
+                counts[1],
+            )
     for number, fold in enumerate(result.folds):
         for metric in METRICS:
             value = getattr(fold.metrics, metric)

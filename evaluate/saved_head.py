@@ -19,7 +19,7 @@ from simtriplet.wsi.errors import CheckpointError
 __all__ = ["SavedHead", "fit_head", "fit_result_head", "load_head", "save_head"]
 
 SCHEMA = "simtriplet.head"
-VERSION = "1.0"
+VERSION = "1.1"  # 1.1 adds slides
 MAX_FILE_BYTES = 1 << 28
 
 _ARRAYS = ("mean", "scale", "weight", "bias")
@@ -37,6 +37,7 @@ class SavedHead:
         fitted: how C was chosen, and whether the optimiser reached its tolerance.
         n_tiles: labelled tiles learnt from.
         patients: whose they are, sorted.
+        slides: where they lie, sorted; a label file may name patients otherwise than the stores do.
     """
 
     head: LinearHead
@@ -46,6 +47,7 @@ class SavedHead:
     fitted: dict[str, Any]
     n_tiles: int
     patients: tuple[str, ...]
+    slides: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         k, d = self.head.weight.shape
@@ -75,8 +77,8 @@ def fit_head(tiles: LabelledTiles, *, features: str, encoder: dict[str, Any], se
     strength, chosen_by = LinearProbe().choose_strength(tiles, everything, seed=seed)
     (head,) = fit_heads(tiles.features, tiles.codes, n_classes=len(tiles.classes), strengths=[strength])
     fitted = {"C": strength, "C_chosen_by": chosen_by, "converged": head.converged}
-    patients = tuple(sorted(set(tiles.patients.tolist())))
-    return SavedHead(head, tiles.classes, features, dict(encoder), fitted, len(tiles), patients)
+    patients, slides = (tuple(sorted(set(names.tolist()))) for names in (tiles.patients, tiles.slides))
+    return SavedHead(head, tiles.classes, features, dict(encoder), fitted, len(tiles), patients, slides)
 
 
 def fit_result_head(result: EvaluationResult) -> SavedHead:
@@ -103,6 +105,7 @@ def save_head(path: Path, saved: SavedHead) -> Path:
         "fitted": saved.fitted,
         "n_tiles": saved.n_tiles,
         "patients": list(saved.patients),
+        "slides": list(saved.slides),
         "mean": head.mean.tolist(),
         "scale": head.scale.tolist(),
         "weight": head.weight.tolist(),
@@ -131,7 +134,10 @@ def load_head(path: Path) -> SavedHead:
         fitted, encoder = dict(values["fitted"]), dict(values["encoder"])
         head = LinearHead(mean, scale, weight, bias, float(fitted["C"]), bool(fitted["converged"]))
         classes, patients = (tuple(map(str, values[name])) for name in ("classes", "patients"))
-        return SavedHead(head, classes, str(values["features"]), encoder, fitted, int(values["n_tiles"]), patients)
+        slides = tuple(map(str, values.get("slides", ())))
+        return SavedHead(
+            head, classes, str(values["features"]), encoder, fitted, int(values["n_tiles"]), patients, slides
+        )
     except (KeyError, TypeError, ValueError, CheckpointError) as error:
         raise CheckpointError(f"head '{path}': is damaged ({error}); save it again") from error
 

@@ -17,6 +17,7 @@ from simtriplet.wsi.registry import nearest_name
 
 __all__ = ["Fold", "hold_out", "leave_one_patient_out", "make_folds", "patient_folds", "patients_per_class"]
 
+_DEFAULT_FOLDS = 5
 _ATTEMPTS = 10
 """Shuffles tried before a class that is missing from a training side makes us leave one patient out instead."""
 
@@ -46,33 +47,27 @@ def patients_per_class(codes: _Ints, patients: _Patients, n_classes: int) -> _In
 
 
 def patient_folds(
-    codes: _Ints, patients: _Patients, *, classes: Sequence[str], folds: int = 5, seed: int = 0
+    codes: _Ints, patients: _Patients, *, classes: Sequence[str], folds: int | None = None, seed: int = 0
 ) -> tuple[Fold, ...]:
     """Split into folds by patient, classes spread as evenly as whole patients allow; each tile is tested once.
 
-    No more folds are made than the rarest class has patients. Every training side holds every class; where shuffling
-    does not reach that, one patient is left out at a time, which always does.
+    Every training side holds every class; where shuffling does not reach that, one patient is left out at a time, which
+    always does.
 
     Args:
         codes: (m,) class codes.
         patients: (m,) patient of each tile.
         classes: names for messages, in code order.
-        folds: how many are wanted, at least 2.
+        folds: how many are wanted, at least 2; without it 5, or as many as the rarest class has patients.
         seed: of the shuffling.
 
     Raises:
         SettingsError: if fewer than two folds are asked for.
-        EvaluationError: if there is one patient, or a class has one.
+        EvaluationError: if there is one patient, or a class has one, or fewer than the folds that were asked for.
     """
-    if folds < 2:
+    if folds is not None and folds < 2:
         raise SettingsError(f"folds {folds}: must be at least 2; pass a larger number")
-    counts = _require_patients(codes, patients, classes)
-    if counts.min() < folds:
-        rarest = classes[int(counts.argmin())]
-        _logger.warning(
-            "%d folds instead of %d: class %r has tiles of %d patients", counts.min(), folds, rarest, counts.min()
-        )
-        folds = int(counts.min())
+    folds = _count_folds(_require_patients(codes, patients, classes), classes, folds)
     for attempt in range(_ATTEMPTS):
         found = _shuffled_folds(
             codes, patients, folds, int(np.random.SeedSequence([seed, attempt]).generate_state(1)[0])
@@ -96,6 +91,20 @@ def _require_patients(codes: _Ints, patients: _Patients, classes: Sequence[str])
                 "label more patients or leave the class out"
             )
     return counts
+
+
+def _count_folds(counts: _Ints, classes: Sequence[str], wanted: int | None) -> int:
+    fewest, rarest = int(counts.min()), classes[int(counts.argmin())]
+    if wanted is None:
+        if fewest < _DEFAULT_FOLDS:
+            _logger.warning("%d folds: class %r has tiles of %d patients", fewest, rarest, fewest)
+        return min(_DEFAULT_FOLDS, fewest)
+    if fewest < wanted:
+        raise EvaluationError(
+            f"class {rarest!r}: has tiles of {fewest} patients, {wanted} folds need {wanted}; "
+            f"ask for {fewest} folds, label more patients or leave the class out"
+        )
+    return wanted
 
 
 def _shuffled_folds(codes: _Ints, patients: _Patients, folds: int, seed: int) -> tuple[Fold, ...]:
@@ -127,17 +136,32 @@ def make_folds(
     patients: _Patients,
     *,
     classes: Sequence[str],
-    folds: int = 5,
+    folds: int | None = None,
     seed: int = 0,
     test_patients: Sequence[str] = (),
 ) -> tuple[Fold, ...]:
     """Return the folds of every protocol: see patient_folds, or the one of hold_out where test patients are named.
 
     They depend on labels, patients and seed alone, so that all features of the same tiles are measured on the same.
+
+    Raises:
+        SettingsError: see patient_folds.
+        EvaluationError: see patient_folds and hold_out; and if only test patients have tiles of a class.
     """
     if test_patients:
-        return (hold_out(patients, test_patients),)
+        fold = hold_out(patients, test_patients)
+        _require_learnt(codes[fold.train], classes)
+        return (fold,)
     return patient_folds(codes, patients, classes=classes, folds=folds, seed=seed)
+
+
+def _require_learnt(codes: _Ints, classes: Sequence[str]) -> None:
+    """Refuse a class that cannot be learnt: every encoder would get all of its tiles wrong."""
+    for code in np.flatnonzero(np.bincount(codes, minlength=len(classes)) == 0).tolist():
+        raise EvaluationError(
+            f"class {classes[code]!r}: only test patients have tiles of it, so that it cannot be learnt; "
+            "test on other patients or leave the class out"
+        )
 
 
 def hold_out(patients: _Patients, test_patients: Sequence[str]) -> Fold:

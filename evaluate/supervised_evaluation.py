@@ -35,7 +35,7 @@ def evaluate_supervised(
     labels: Path | None = None,
     label_column: str = "label",
     patient_column: str | None = None,
-    folds: int = 5,
+    folds: int | None = None,
     seed: int = 0,
     draws: int = 2000,
     test_patients: Sequence[str] = (),

@@ -1,5 +1,6 @@
 """The command `evaluate`: what features, or networks trained with labels, are worth."""
 
+import math
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,27 @@ from simtriplet.evaluate.evaluation import evaluate_features
 from simtriplet.evaluate.label_curve import CURVE_PROTOCOLS
 from simtriplet.evaluate.label_curve_files import write_label_curves
 from simtriplet.evaluate.label_efficiency import measure_label_curve
+from simtriplet.evaluate.protocol_registry import PROTOCOLS
 from simtriplet.evaluate.report import write_report
+from simtriplet.evaluate.results import write_results
 from simtriplet.evaluate.saved_head import fit_result_head
 from simtriplet.evaluate.saved_head import save_head as write_head
+from simtriplet.evaluate.training_log import read_loss_curve
+from simtriplet.pipelines.command_evaluate_checks import (
+    check_folder,
+    check_head_file,
+    check_label_options,
+    each_warning_once,
+    parse_classes,
+    read_test_patients,
+    require_features,
+)
 from simtriplet.pipelines.console import say
 from simtriplet.pipelines.model_steps import NETWORK_PROTOCOLS, evaluate_network, print_result
 from simtriplet.pipelines.options import AnyPath, stores_argument
-from simtriplet.pipelines.patient_list import read_patients
 from simtriplet.pipelines.result_tables import print_label_curves
-from simtriplet.wsi.errors import SettingsError
+from simtriplet.wsi.errors import SettingsError, UnknownNameError
+from simtriplet.wsi.registry import nearest_name
 from simtriplet.wsi.store import open_stores
 
 __all__ = ["evaluate"]
@@ -56,9 +69,20 @@ __all__ = ["evaluate"]
     default=None,
     help="Draws of labels for each amount.  [default: few-shot 50, label-efficiency 5]",
 )
-@click.option("--folds", type=click.IntRange(2), default=5, show_default=True, help="Folds, always by patient.")
+@click.option(
+    "--folds",
+    type=click.IntRange(2),
+    default=None,
+    help="Folds, always by patient.  [default: 5, or as many as the rarest class has patients]",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of folds, heads and bootstrap.")
 @click.option("--test-patients", type=AnyPath, default=None, help="Text file of patients to test on, instead of folds.")
+@click.option(
+    "--classes",
+    default=None,
+    metavar="NAME,NAME,...",
+    help="Classes to tell apart; tiles of others are left out.  [default: all]",
+)
 @click.option("--run", type=AnyPath, default=None, help="Run folder, to show its loss curve in the report.")
 @click.option("--report/--no-report", default=True, show_default=True, help="Write report.html.")
 @click.option(
@@ -79,6 +103,7 @@ def evaluate(
     run: Path | None,
     report: bool,
     test_patients: Path | None,
+    classes: str | None,
     encoder: str | None,
     save_head: Path | None,
     assignments: tuple[str, ...],
@@ -89,6 +114,7 @@ def evaluate(
     few-shot and label-efficiency write label_curves.json and label_curves.csv, and no report. supervised and finetune
     train a network for each fold; with --baseline they are compared with features on the same folds.
     """
+    _check_protocol(protocol)
     trains = protocol in NETWORK_PROTOCOLS
     _refuse_idle(protocol, {"--encoder": encoder is not None, "--set": bool(assignments)}, NETWORK_PROTOCOLS)
     _refuse_idle(
@@ -98,9 +124,20 @@ def evaluate(
         raise SettingsError(
             f"--save-head with protocol {protocol!r}: a head reads features; choose linear, knn or paper"
         )
+    _refuse_idle(protocol, {"--run": run is not None}, (*PROTOCOLS, *NETWORK_PROTOCOLS))
+    if baseline == features and not trains:
+        raise SettingsError(f"--baseline {baseline!r}: is what it would be compared with; name other features")
+    check_label_options(options["labels"], options["patient_column"])
+    options |= {"test_patients": read_test_patients(test_patients), "classes": parse_classes(classes)}
     opened = open_stores(stores)
-    options["test_patients"] = read_patients(test_patients) if test_patients is not None else ()
-    names = [features, *([baseline] if baseline is not None else [])]
+    names = [*([] if trains else [features]), *([baseline] if baseline is not None else [])]
+    require_features(opened, names)
+    check_folder(out)
+    if save_head is not None:
+        check_head_file(save_head, out)
+    if run is not None:
+        read_loss_curve(run)  # what is missing is said before the work, not after it
+    click.get_current_context().with_resource(each_warning_once())
     if protocol in CURVE_PROTOCOLS:
         learnt = {"amounts": _parse_amounts(amounts), "draws": label_draws, **options}
         curves = [measure_label_curve(opened, name, kind=CURVE_PROTOCOLS[protocol], **learnt) for name in names]
@@ -108,17 +145,26 @@ def evaluate(
         print_label_curves(curves)
         return
     if trains:
-        result = evaluate_network(opened, protocol, encoder, assignments, out=out, **options)
+        result = evaluate_network(opened, protocol, encoder, assignments, **options)
     else:
-        result = evaluate_features(opened, features, protocol=protocol, out=out, **options)
+        result = evaluate_features(opened, features, protocol=protocol, **options)
     other = None
     if baseline is not None:
         other = evaluate_features(opened, baseline, protocol="linear" if trains else protocol, **options)
     print_result(result, other)
+    write_results(out, result, baseline=other)
     if save_head is not None:
         say(f"head: {write_head(save_head, fit_result_head(result))}")
     if report:
         say(f"report: {write_report(out, result=result, baseline=other, stores=opened, run=run)}")
+
+
+def _check_protocol(protocol: str) -> None:
+    known = (*PROTOCOLS, *CURVE_PROTOCOLS, *NETWORK_PROTOCOLS)
+    if protocol not in known:
+        raise UnknownNameError(
+            f"protocol {protocol!r}: is not known{nearest_name(protocol, known)}; known are {', '.join(known)}"
+        )
 
 
 def _refuse_idle(protocol: str, given: dict[str, bool], protocols: Collection[str]) -> None:
@@ -135,6 +181,9 @@ def _parse_amounts(text: str | None) -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
-        return tuple(float(part) for part in text.split(","))
+        amounts = tuple(float(part) for part in text.split(","))
+        if not all(map(math.isfinite, amounts)):
+            raise ValueError("not finite")
     except ValueError as error:
         raise SettingsError(f"--amounts {text!r}: must be numbers with commas between; pass 1,2,4") from error
+    return amounts

@@ -8,6 +8,7 @@ import numpy as np
 from simtriplet.evaluate.prediction import SlidePrediction, predict_slide
 from simtriplet.evaluate.prediction_files import check_file_name, write_prediction
 from simtriplet.evaluate.saved_head import load_head
+from simtriplet.pipelines.command_evaluate_checks import check_folder
 from simtriplet.pipelines.console import print_table, progress_bar, say
 from simtriplet.pipelines.options import AnyPath, quiet, stores_argument
 from simtriplet.wsi.store import open_stores
@@ -32,6 +33,7 @@ def predict(stores: tuple[Path, ...], head: Path, out: Path, merged: bool) -> No
     """
     saved = load_head(head)
     opened = open_stores(stores)
+    check_folder(out)
     for store in opened:
         check_file_name(store.slide_id)
     rows = []

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simtriplet.evaluate.evaluation import EvaluationResult, evaluate_features
+from simtriplet.evaluate.labels import has_labels
 from simtriplet.evaluate.report import write_report
+from simtriplet.evaluate.results import write_results
 from simtriplet.evaluate.unlabelled import UnlabelledResult, describe_features
 from simtriplet.evaluate.unlabelled_report import write_unlabelled_report
 from simtriplet.pipelines.console import print_table, say
@@ -132,24 +134,22 @@ def _evaluate(
     recipe: Recipe, stores: Sequence[TileStore], names: Sequence[str], run: Path, title: str
 ) -> tuple[Path, EvaluationResult | None]:
     out = recipe.out / "evaluation"
-    has_labels = recipe.evaluate.labels is not None or any(
-        store.labels(recipe.evaluate.label_column) is not None for store in stores
-    )
-    if not has_labels:
+    if recipe.evaluate.labels is None and not has_labels(stores, recipe.evaluate.label_column):
         say("the slides have no labels: features are described without them")
         described = [describe_features(stores, name, out=out if name == names[0] else None) for name in names]
         _print_described(described)
         baseline = described[1] if len(described) > 1 else None
         page = write_unlabelled_report(out, result=described[0], baseline=baseline, stores=stores, run=run, title=title)
         return page, None
-    results = [_measure(recipe, stores, name, out if name == names[0] else None) for name in names]
+    results = [_measure(recipe, stores, name) for name in names]
     other = results[1] if len(results) > 1 else None
     print_result(results[0], other)
+    write_results(out, results[0], baseline=other)
     page = write_report(out, result=results[0], baseline=other, stores=stores, run=run, title=title)
     return page, results[0]
 
 
-def _measure(recipe: Recipe, stores: Sequence[TileStore], name: str, out: Path | None) -> EvaluationResult:
+def _measure(recipe: Recipe, stores: Sequence[TileStore], name: str) -> EvaluationResult:
     section = recipe.evaluate
     return evaluate_features(
         stores,
@@ -160,7 +160,6 @@ def _measure(recipe: Recipe, stores: Sequence[TileStore], name: str, out: Path |
         protocol=section.protocol,
         folds=section.folds,
         seed=section.seed,
-        out=out,
     )
 
 

@@ -4,10 +4,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from simtriplet.evaluate.comparison import ComparisonSettings
 from simtriplet.evaluate.embed import EmbedSummary, Existing, embed_store
 from simtriplet.evaluate.evaluation import EvaluationResult
+from simtriplet.evaluate.label_curve import DEFAULT_AMOUNTS, DEFAULT_DRAWS, CurveSettings, LabelCurve
 from simtriplet.evaluate.paired import compare_paired
-from simtriplet.evaluate.supervised_evaluation import evaluate_supervised
+from simtriplet.evaluate.supervised_evaluation import evaluate_supervised, supervised_curve
 from simtriplet.evaluate.supervised_settings import SupervisedSettings
 from simtriplet.pipelines.console import print_table, progress_bar, say
 from simtriplet.pipelines.result_tables import METRIC_TITLES, interval_cell, print_differences
@@ -21,7 +23,14 @@ from simtriplet.wsi.errors import SettingsError
 from simtriplet.wsi.settings import build, parse_assignments
 from simtriplet.wsi.store import TileStore
 
-__all__ = ["NETWORK_PROTOCOLS", "embed_stores", "evaluate_network", "pretrain_encoder", "print_result"]
+__all__ = [
+    "NETWORK_PROTOCOLS",
+    "embed_stores",
+    "evaluate_network",
+    "pretrain_encoder",
+    "print_result",
+    "train_for_comparison",
+]
 
 NETWORK_PROTOCOLS = ("supervised", "finetune")
 """Protocols that train a whole network with labels."""
@@ -131,8 +140,37 @@ def evaluate_network(
             "needs an encoder; pass --encoder" if encoder is None else "starts from random weights; leave --encoder out"
         )
         raise SettingsError(f"protocol {protocol!r}: {hint}")
-    settings = build(SupervisedSettings, parse_assignments(assignments), source="--set")
-    return evaluate_supervised(stores, settings, encoder=None if encoder is None else load_encoder(encoder), **options)
+    start = None if encoder is None else load_encoder(encoder)
+    return evaluate_supervised(stores, _supervised_settings(assignments), encoder=start, **options)
+
+
+def _supervised_settings(assignments: Sequence[str]) -> SupervisedSettings:
+    return build(SupervisedSettings, parse_assignments(assignments), source="--set")
+
+
+def train_for_comparison(
+    stores: Sequence[TileStore], settings: ComparisonSettings, assignments: Sequence[str], *, with_curve: bool
+) -> tuple[EvaluationResult, tuple[LabelCurve, ...]]:
+    """Train networks with labels from scratch, on the folds of a comparison, for a row of it.
+
+    Args:
+        stores: the slides.
+        settings: of the comparison.
+        assignments: `key=value` of SupervisedSettings.
+        with_curve: also from fewer labels, the very ones that the heads of the comparison's label-efficiency curves get.
+
+    Raises:
+        SettingsError: if a setting is not known.
+        As evaluate_supervised.
+    """
+    training = _supervised_settings(assignments)
+    where = {name: getattr(settings, name) for name in ("labels", "label_column", "patient_column")}
+    split = {name: getattr(settings, name) for name in ("folds", "seed", "test_patients", "classes")}
+    result = evaluate_supervised(stores, training, **where, **split)
+    if not with_curve:
+        return result, ()
+    curve = CurveSettings("share", DEFAULT_AMOUNTS["share"], DEFAULT_DRAWS["share"], **split)
+    return result, (supervised_curve(stores, training, curve, **where),)
 
 
 def print_result(result: EvaluationResult, baseline: EvaluationResult | None = None) -> None:
@@ -147,6 +185,10 @@ def print_result(result: EvaluationResult, baseline: EvaluationResult | None = N
     print_table("evaluation", header, rows)
     if baseline is not None:
         print_differences(f"{result.features} - {baseline.features}", compare_paired(result, baseline))
+    geometry = [[one.features, *map(" ".join, one.geometry.cells())] for one in results if one.geometry is not None]
+    if geometry:
+        header = ("features", "retrieval@5 (chance)", "slide leakage (chance)", "effective rank")
+        print_table("without a head", header, geometry)
     classes = [
         [
             one.name,

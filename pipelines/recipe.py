@@ -125,7 +125,7 @@ class EvaluateSection:
         label_column: of the CSV, or of the stores.
         patient_column: of the CSV.
         protocol: linear, knn or paper.
-        folds: of patients.
+        folds: of patients; without it 5, or as many as the rarest class has patients.
         seed: of folds, protocol and bootstrap.
     """
 
@@ -133,7 +133,7 @@ class EvaluateSection:
     label_column: str = "label"
     patient_column: str | None = None
     protocol: str = "linear"
-    folds: int = 5
+    folds: int | None = None
     seed: int = 0
 
 

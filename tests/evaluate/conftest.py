@@ -31,6 +31,8 @@ _MEASURE = """({
   without_alt: [...document.images].filter(image => !image.alt.trim()).length,
   clipped_tables: [...document.querySelectorAll("table")].filter(table =>
     table.getBoundingClientRect().right > innerWidth && !table.closest(".scroll")).length,
+  cut_boxes: [...document.querySelectorAll(".scroll, figure")].filter(box =>
+    box.scrollWidth > box.clientWidth).length,
   text: document.body.innerText
 })"""
 
@@ -46,6 +48,7 @@ class PageLook:
         broken_pictures: that did not load.
         without_alt: pictures without a text for screen readers.
         clipped_tables: tables wider than the window that lie in no scrolling box.
+        cut_boxes: tables and pictures of which a part is to be scrolled to.
         text: as shown.
         screenshot: PNG of the whole page.
     """
@@ -56,6 +59,7 @@ class PageLook:
     broken_pictures: int
     without_alt: int
     clipped_tables: int
+    cut_boxes: int
     text: str
     screenshot: bytes
 
@@ -115,7 +119,7 @@ class _Browser:
         os.close(self._from)
 
 
-def _look(browser: _Browser, page: Path, width: int, dark: bool) -> PageLook:
+def _look(browser: _Browser, page: Path, width: int, dark: bool, printed: bool = False) -> PageLook:
     browser.events.clear()
     target = browser.call("Target.createTarget", url="about:blank")["targetId"]
     session = browser.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -126,7 +130,7 @@ def _look(browser: _Browser, page: Path, width: int, dark: bool) -> PageLook:
     browser.call("Emulation.setDeviceMetricsOverride", session, **size)
     browser.call("Emulation.setScrollbarsHidden", session, hidden=True)
     scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-    browser.call("Emulation.setEmulatedMedia", session, features=scheme)
+    browser.call("Emulation.setEmulatedMedia", session, media="print" if printed else "", features=scheme)
     browser.events.clear()
     browser.call("Page.navigate", session, url=page.as_uri())
     browser.wait_for("Page.loadEventFired")
@@ -159,14 +163,17 @@ def _requests(events: list[dict[str, Any]], page: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def look_at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., PageLook]]:
-    """Open a page in a headless browser: `look_at(path, width=360, dark=False)`; skipped where there is no browser."""
+    """Open a page in a headless browser: `look_at(path, width=360, dark=False, printed=False)`.
+
+    `printed` lays it out as on paper. Skipped where there is no browser.
+    """
     program = next(filter(None, map(shutil.which, _NAMES)), None)
     if program is None:
         pytest.skip("no headless browser on this machine (apt-get install chromium)")
     browser = _Browser(program, tmp_path_factory.mktemp("browser"))
 
-    def look(page: Path, *, width: int, dark: bool = False) -> PageLook:
-        return _look(browser, page.resolve(), width, dark)
+    def look(page: Path, *, width: int, dark: bool = False, printed: bool = False) -> PageLook:
+        return _look(browser, page.resolve(), width, dark, printed)
 
     yield look
     browser.close()

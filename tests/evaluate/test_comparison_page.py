@@ -1,5 +1,6 @@
 """The comparison's page, read as text and looked at in a real browser."""
 
+import base64
 import dataclasses
 import io
 import re
@@ -13,8 +14,9 @@ from simtriplet.evaluate.bootstrap import Interval
 from simtriplet.evaluate.comparison import ComparisonSettings
 from simtriplet.evaluate.comparison_charts import Series, draw_label_curves, draw_scores
 from simtriplet.evaluate.comparison_measurement import compare_encoders
+from simtriplet.evaluate.comparison_pictures import gallery_section
 from simtriplet.evaluate.comparison_report import write_comparison
-from simtriplet.evaluate.embedding_map import EmbeddingMap, draw_embedding_map
+from simtriplet.evaluate.embedding_map import EmbeddingMap, draw_embedding_map, group_marker
 from simtriplet.evaluate.feature_array import write_features
 from simtriplet.evaluate.gallery import draw_gallery
 from simtriplet.evaluate.label_curve import CurvePoint
@@ -46,7 +48,8 @@ def compared(made, store_factory, tmp_path_factory, monkeypatch):
                 features = rng.normal(size=(len(store), 6)).astype(np.float32)
                 features[:, 0] += signal * np.asarray(store.labels().codes)
                 seen = {"pretraining_patients": ["p1"]} if name == "weak" else {}
-                write_features(store, name, features, {"encoder_hash": name, "objective": HOSTILE, **seen})
+                record = {"encoder_hash": name, "objective": HOSTILE, "image_size_px": 48, "precision": "fp32"}
+                write_features(store, name, features, {**record, **seen})
         settings = ComparisonSettings(folds=3)
         comparison = compare_encoders(stores, TITLES, settings=settings, reference="noise", out=out)
         made.update(page=out / "comparison.html", comparison=comparison, stores=stores)
@@ -119,6 +122,19 @@ def test_a_browser_shows_the_page_without_fault(compared, look_at, width, dark):
     assert Image.open(io.BytesIO(look.screenshot)).width == width
 
 
+def test_paper_shows_whole_tables_and_pictures(compared, look_at):
+    a4 = look_at(compared["page"], width=718, printed=True)  # within margins of one centimetre, at 96 px an inch
+    assert (a4.scroll_width, a4.cut_boxes) == (718, 0)
+    assert look_at(compared["page"], width=718).cut_boxes > 0  # a window scrolls
+
+
+def test_the_page_says_what_the_lines_of_its_cells_are_and_how_encoders_saw_tiles(compared):
+    text = compared["page"].read_text(encoding="utf-8")
+    assert f"below it the difference from {'a' * 70}, and its p-value" in text
+    assert text.count("; images of 48 px; in fp32; protocol linear; encoder hash") == 3
+    assert "<td>folds</td><td>3 by patient</td>" in text
+
+
 def test_the_browser_sees_faults(look_at, tmp_path):
     page = tmp_path / "bad.html"
     page.write_text(
@@ -189,6 +205,11 @@ def test_scores_without_intervals_and_curves_of_one_point_are_drawn():
     assert count_near(pixels(drawn), "#0072B2") > 30
 
 
+def test_groups_of_a_map_differ_without_colour_too():
+    assert len({group_marker(code) for code in range(4)}) == 4
+    assert len({(code % 8, group_marker(code)) for code in range(16)}) == 16  # after eight, colours are darker ones
+
+
 def test_maps_of_many_groups_are_drawn():
     rng = np.random.default_rng(0)
     laid_out = EmbeddingMap("pca", np.arange(60), rng.normal(size=(60, 2)), (0.5, 0.25))
@@ -213,6 +234,19 @@ def test_a_gallery_shows_the_tiles_themselves(compared):
     assert (picture[30 + 20 : 30 + 72, 128 + 2 * 104 + 12 + 20 : 128 + 2 * 104 + 12 + 72] == 255).all()  # nobody
     colour = "#" + "".join(f"{round(255 * part):02x}" for part in class_colours(2)[int(tiles.codes[place])])
     assert count_near(picture, colour) > 2 * 92 * 4
+
+
+def test_a_large_k_does_not_widen_the_galleries(compared):
+    comparison = compared["comparison"]
+    widths = []
+    for k in (8, 100_000):
+        nearest = np.repeat(comparison.anchors[:, None], k, axis=1)
+        rows = [dataclasses.replace(row, nearest=nearest) for row in comparison.encoders]
+        text = gallery_section(dataclasses.replace(comparison, encoders=tuple(rows)), compared["stores"])
+        assert "and the 8 most similar ones of other patients each" in text
+        data = re.findall(r"data:image/png;base64,([^\"]+)", text)[0]
+        widths.append(Image.open(io.BytesIO(base64.b64decode(data))).width)
+    assert widths[0] == widths[1]
 
 
 def test_tables_of_lines_escape_and_mark():

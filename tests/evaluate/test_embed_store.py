@@ -152,7 +152,23 @@ def test_features_that_are_not_finite_are_not_stored(store_factory, encoder):
     assert store.feature_names() == []
 
 
-@pytest.mark.parametrize(("device", "said"), [("nonsense", "is not a torch device"), ("cuda:0", "no CUDA device")])
+def test_a_batch_that_does_not_fit_into_memory_is_told(store_factory, encoder):
+    store = store_factory(rows=1, cols=2, index=False)
+    with pytest.raises(
+        EvaluationError, match="64 images of 2000000 px do not fit into the memory of cpu; pass a small"
+    ):
+        embed_store(store, trained_at(encoder, image_size_px=2_000_000), name="f", device="cpu", batch_size=64)
+    assert store.feature_names() == []
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("nonsense", "is not a torch device"),
+        ("meta", "is not supported; pass auto, cpu or cuda"),
+        ("cuda:0", "no CUDA device"),
+    ],
+)
 def test_a_device_that_is_not_there_is_refused(store_factory, encoder, device, said):
     if device.startswith("cuda") and torch.cuda.is_available():
         pytest.skip("this machine has the device")

@@ -93,6 +93,26 @@ def test_leakage_is_seen_through_other_patient_names(cohort, tmp_path):
     assert [fold.leakage for fold in result.folds] == ["transductive"]
 
 
+def test_leakage_is_seen_through_a_slide_without_labels_of_the_same_patient(cohort, tmp_path):
+    give_features(cohort, signal=1.0, pretraining_patients=["p0"], pretraining_slides=["s0"])
+    file = tmp_path / "l.csv"
+    file.write_text("slide_id,label,patient\ns0,,A\ns1,x,A\ns2,y,B\ns3,x,C\ns4,y,D\n")
+    told = {
+        name: evaluate_features(
+            cohort, "f", labels=file, patient_column="patient", test_patients=[name, "B"]
+        ).folds[0].leakage
+        for name in "AC"
+    }  # fmt: skip
+    assert told == {"A": "transductive", "C": "inductive"}
+
+
+def test_features_of_images_of_another_size_are_refused(cohort):
+    give_features(cohort, signal=1.0, image_size_px=64)
+    give_features(cohort[2:3], signal=1.0, image_size_px=128)
+    with pytest.raises(EvaluationError, match="'s0' and 's2' were embedded with different image sizes"):
+        evaluate_features(cohort, "f")
+
+
 def test_results_say_what_was_found_and_hold_no_path(cohort, tmp_path):
     give_features(cohort, signal=20.0)
     out = tmp_path / "deep" / "out"

@@ -1,5 +1,7 @@
 """Protocols on features whose answer is known."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy.special import softmax
@@ -140,6 +142,30 @@ def test_fewer_training_tiles_than_k_all_vote():
     shares = CosineNeighbours().predict(tiles, fold, seed=0)
     np.testing.assert_allclose(shares.probabilities[0], np.bincount(tiles.codes[:4], minlength=3) / 4)
     assert shares.fitted == {"k": 4}
+
+
+def test_a_drawn_vote_goes_to_the_class_whose_voters_are_more_alike_whatever_its_name():
+    features = np.array([[1.0, 0.1], [1.0, 0.9], [1.0, -0.5], [1.0, 0.0]], np.float32)
+    fold = Fold(np.array([0, 1, 2]), np.array([3]))
+    for codes, k, winner in (([0, 1, 1], 2, 0), ([1, 0, 0], 2, 1), ([0, 1, 1], 3, 1), ([1, 0, 0], 3, 0)):
+        tiles = LabelledTiles(
+            features, np.array([*codes, 0]), CLASSES, *[np.array(list("abcd"), dtype=object)] * 3, np.arange(4),
+            np.zeros((4, 2), np.int64),
+        )  # fmt: skip
+        outcome = CosineNeighbours(k).predict(tiles, fold, seed=0)
+        assert outcome.predicted.tolist() == [winner]
+        np.testing.assert_allclose(outcome.probabilities.sum(axis=1), 1, rtol=1e-12)
+
+
+def test_more_heads_that_agree_are_not_surer():
+    tiles = make_tiles(signal=14.0, n_patients=24, per_patient=12)
+    two = dataclasses.replace(tiles, codes=np.minimum(tiles.codes, 1), classes=("a", "b"))
+    unanimous = softmax([2**-0.5, -(2**-0.5)])[0]
+    for n_heads in (3, 23):
+        fold = hold_out(two.patients, [f"p{number}" for number in range(24 - n_heads)])
+        outcome = PROTOCOLS.get("paper").predict(two, fold, seed=0)
+        assert outcome.fitted["heads"] == n_heads
+        assert outcome.probabilities.max() == pytest.approx(unanimous, abs=1e-5)
 
 
 def test_unknown_names_and_numbers_are_refused():

@@ -1,6 +1,7 @@
 """The report page and its pictures: geometry, colours, escaping."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -146,6 +147,29 @@ def test_a_baseline_of_other_tiles_is_refused(cohort, tmp_path):
             EvaluationError, match="baseline 'noise': was measured on other tiles or with other settings"
         ):
             write_report(tmp_path, result=result, stores=cohort, baseline=other)
+
+
+def test_features_may_stand_beside_a_network_trained_with_labels(cohort, tmp_path):
+    result = evaluate_features(cohort, "f")
+    network = dataclasses.replace(result, settings=dataclasses.replace(result.settings, protocol="supervised"))
+    base = evaluate_features(cohort, "noise")
+    text = write_report(tmp_path, result=network, stores=cohort[:1], baseline=base).read_text(encoding="utf-8")
+    assert "baseline: features &#x27;noise&#x27;, resnet18 (o, 3 steps), protocol linear" in text
+    other = evaluate_features(cohort, "noise", seed=1)
+    with pytest.raises(EvaluationError, match="measured on other tiles or with other settings"):
+        write_report(tmp_path, result=network, stores=cohort[:1], baseline=other)
+
+
+def test_patients_are_those_of_the_label_file(cohort, tmp_path):
+    labels = tmp_path / "labels.csv"
+    rows = ["slide_id,x,y,label,patient_id"]
+    for store, patient in zip(cohort, ("Ann", "Bob", "Cid"), strict=True):
+        rows += [f"{store.slide_id},{x},{y},{'left' if x < 96 else 'right'},{patient}" for x, y in store.base_xy()]
+    labels.write_text("\n".join(rows))
+    result = evaluate_features(cohort, "f", labels=labels, test_patients=["Cid"])
+    text = write_report(tmp_path, result=result, stores=cohort).read_text(encoding="utf-8")
+    assert [text.count(f"Patient {name}. ") for name in ("Ann", "Bob", "Cid", "p0")] == [1, 1, 1, 0]
+    assert "<td>folds</td><td>none: named patients are tested, all others learnt from</td>" in text
 
 
 def test_the_loss_curve_leaves_out_what_is_no_loss(run, tmp_path):

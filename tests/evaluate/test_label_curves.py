@@ -153,9 +153,13 @@ def test_a_class_that_nobody_in_training_has_gets_no_probability():
     tiles = make_tiles(signal=3.0)
     kept = (tiles.codes != 2) | (tiles.patients == "p0")
     fewer = dataclasses.replace(
-        tiles, **{name: getattr(tiles, name)[kept] for name in tiles.__slots__ if name != "classes"}
+        tiles, **{name: getattr(tiles, name)[kept] for name in tiles.__slots__ if name not in ("classes", "patient_of")}
     )
-    curve = curve_of(fewer, amounts=(2,), test_patients=("p0",))
+    settings = CurveSettings(kind="shots", amounts=(2,), draws=8, bootstrap=200)
+    folds = [hold_out(fewer.patients, ["p0"])]
+    curve = curve_of_tiles(fewer, settings, learn_linearly, features="f", encoder={}, label_source="", folds=folds)
+    with pytest.raises(EvaluationError, match="class 'c': only test patients have tiles of it"):
+        curve_of(fewer, amounts=(2,), test_patients=("p0",))
     assert np.isneginf(curve.points[0].log_probabilities[:, :, 2]).all()
     assert curve.points[0].intervals["macro_auroc"].low is None
     assert 0.4 < values(curve)[0] <= 2 / 3
@@ -184,6 +188,10 @@ def test_files_hold_what_was_found(cohort, tmp_path):
     assert found["curves"][1]["points"][0]["metrics"]["accuracy"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert found["curves"][0]["settings"]["amounts"] == [0.01, 0.1, 0.25, 1.0]
     assert (found["curves"][0]["n_tested_tiles"], found["curves"][0]["n_test_patients"]) == (120, 5)
+    (against,) = found["against"]
+    assert (against["features"], against["leakage"]) == ("g", "inductive")
+    at_all = compare_curves(*curves)[1.0]["balanced_accuracy"]
+    assert against["points"][3]["differences"]["balanced_accuracy"]["difference"] == at_all.difference < 0
     with (tmp_path / "out/label_curves.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 4 * (4 + 2 + 2 + 2 + 1)

@@ -59,6 +59,17 @@ def test_swapping_the_two_turns_the_sign_only():
         np.testing.assert_allclose([one[name].low, one[name].high], [-other[name].high, -other[name].low])
 
 
+def test_the_comparison_of_auroc_looks_at_the_order_alone():
+    rng = np.random.default_rng(4)
+    patients = people(12, 10)
+    codes = (rng.random(120) < np.repeat(rng.random(12), 10)).astype(np.int64)  # patients have more of one class
+    a, b = (rng.random((2, 120, 2)) + gain * np.eye(2)[codes] for gain in (0.4, 0.25))
+    surer = 9 + a**3  # rises with a, and is above every score of b
+    one, other = (compare_predictions(codes, patients, each, b, draws=200)["macro_auroc"] for each in (a, surer))
+    assert one == other
+    assert one.p_value < 0.05
+
+
 def test_draws_of_labels_are_averaged():
     rng = np.random.default_rng(2)
     codes, patients = rng.integers(0, 2, 100), people(10, 10)

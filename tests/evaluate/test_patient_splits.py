@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simtriplet.evaluate.splits import hold_out, leave_one_patient_out, patient_folds, patients_per_class
+from simtriplet.evaluate.splits import hold_out, leave_one_patient_out, make_folds, patient_folds, patients_per_class
 from simtriplet.wsi.errors import EvaluationError, SettingsError
 
 
@@ -34,6 +34,7 @@ def cohorts(draw):
 @given(cohort=cohorts(), folds=st.integers(2, 6), seed=st.integers(0, 99))
 def test_every_tile_is_tested_once_and_no_patient_is_on_both_sides(cohort, folds, seed):
     codes, patients, classes = cohort
+    folds = min(folds, int(patients_per_class(codes, patients, len(classes)).min()))
     made = patient_folds(codes, patients, classes=classes, folds=folds, seed=seed)
     np.testing.assert_array_equal(np.sort(np.concatenate([fold.test for fold in made])), np.arange(len(codes)))
     for fold in made:
@@ -51,11 +52,17 @@ def test_folds_are_stratified():
         assert np.bincount(codes[fold.test]).tolist() == [10, 10]
 
 
-def test_fewer_folds_are_made_where_a_class_has_fewer_patients(caplog):
+def test_a_class_with_fewer_patients_than_the_folds_asked_for_is_refused(caplog):
     codes = np.array([0] * 6 + [1] * 3)
     patients = people("a", "b", "c", "d", "e", "f", "a", "b", "c")
-    assert len(patient_folds(codes, patients, classes=("many", "rare"), folds=5)) == 3
-    assert "3 folds instead of 5: class 'rare' has tiles of 3 patients" in caplog.text
+    with pytest.raises(
+        EvaluationError, match=r"class 'rare': has tiles of 3 patients, 5 folds need 5; ask for 3 folds"
+    ):
+        patient_folds(codes, patients, classes=("many", "rare"), folds=5)
+    assert len(patient_folds(codes, patients, classes=("many", "rare"), folds=3)) == 3
+    assert not caplog.text
+    assert len(patient_folds(codes, patients, classes=("many", "rare"))) == 3
+    assert "3 folds: class 'rare' has tiles of 3 patients" in caplog.text
 
 
 def test_where_no_shuffle_keeps_every_class_one_patient_is_left_out_at_a_time(caplog):
@@ -93,6 +100,14 @@ def test_holding_out_named_patients():
         hold_out(patients, ["ana"])
     with pytest.raises(EvaluationError, match="nobody is left"):
         hold_out(patients, ["anna", "ben", "carl"])
+
+
+def test_a_class_that_only_test_patients_have_is_refused():
+    codes, patients = np.array([0, 1, 0, 1, 2]), people("a", "a", "b", "b", "c")
+    (fold,) = make_folds(codes, patients, classes=("x", "y", "z"), test_patients=["a"])
+    assert fold.test.tolist() == [0, 1]
+    with pytest.raises(EvaluationError, match=r"class 'z': only test patients have tiles of it.*leave the class out"):
+        make_folds(codes, patients, classes=("x", "y", "z"), test_patients=["b", "c"])
 
 
 def test_patients_per_class_counts_each_once():

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import shapely
 
-from simtriplet.evaluate.evaluation import evaluate_features
+from simtriplet.evaluate.evaluation import evaluate_features, read_labelled_tiles
 from simtriplet.evaluate.feature_array import write_features
+from simtriplet.evaluate.labelled_tiles import encoder_record
 from simtriplet.evaluate.linear_head import LinearHead
 from simtriplet.evaluate.prediction import SlidePrediction, predict_slide
 from simtriplet.evaluate.prediction_files import write_prediction
 from simtriplet.evaluate.prediction_polygons import prediction_geojson, tile_boxes
-from simtriplet.evaluate.saved_head import SavedHead, fit_result_head, load_head, save_head
+from simtriplet.evaluate.saved_head import SavedHead, fit_head, fit_result_head, load_head, save_head
 from simtriplet.wsi.annotation import label_tiles, read_geojson
 from simtriplet.wsi.errors import CheckpointError, EvaluationError, StoreError
 
@@ -62,6 +63,31 @@ def test_a_head_comes_back_exactly(saved, tmp_path):
     assert (found.classes, found.n_tiles, found.patients) == (("dots", "stripes"), 72, ("p0", "p1", "p2"))
     assert found.fitted["C_chosen_by"] == "inner folds of patients"
     assert found.head.strength == saved.head.strength
+
+
+def test_a_slide_whose_labels_the_head_has_seen_is_named_though_the_label_file_names_patients_otherwise(
+    cohort, tmp_path, caplog
+):
+    labels = tmp_path / "labels.csv"
+    labels.write_text("slide_id,label,patient\ns0,x,A\ns1,y,A\n")
+    cohort_of_two = [*cohort[:2]]
+    tiles, _ = read_labelled_tiles(cohort_of_two, "f", labels=labels, patient_column="patient")
+    saved = fit_head(tiles, features="f", encoder=encoder_record(cohort_of_two, "f"))
+    found = load_head(save_head(tmp_path / "head.json", saved))
+    assert (found.patients, found.slides) == (("A",), ("s0", "s1"))
+    caplog.clear()
+    for store in cohort[1:]:
+        predict_slide(store, found)
+    assert "slide 's1': the head has learnt" in caplog.text
+    assert "slide 's2'" not in caplog.text
+
+
+def test_a_head_of_format_1_0_is_read(saved, tmp_path):
+    file = save_head(tmp_path / "head.json", saved)
+    values = json.loads(file.read_text())
+    del values["slides"]
+    file.write_text(json.dumps({**values, "version": "1.0"}))
+    assert load_head(file).slides == ()
 
 
 def test_a_class_that_was_not_in_training_stays_impossible(saved, tmp_path):

@@ -147,6 +147,30 @@ def test_statistics_of_normalisation_are_those_of_the_training_tiles_as_they_are
     assert encoder.backbone.bn1.momentum == 0.1
 
 
+def trainer_of(n_tiles):
+    info = load_encoder("random:resnet18:32").info
+    network = LabelNetwork(torch.nn.Identity(), torch.nn.Linear(3, 2))
+    return LabelTrainer(network, SMALL, np.arange(n_tiles) % 2, info=info, pretrained=False)
+
+
+@pytest.mark.parametrize("n_tiles", [3, 16, 17, 31, 100])
+def test_normalisation_is_settled_on_every_training_tile(n_tiles):
+    batches = trainer_of(n_tiles)._settling_batches()
+    assert {len(batch) for batch in batches} == {SMALL.batch_size}
+    times = np.bincount(torch.cat(batches), minlength=n_tiles)
+    assert len(times) == n_tiles
+    assert times.min() >= 1
+    assert times.max() - times.min() <= 1
+
+
+def test_of_too_many_tiles_those_of_all_patients_settle_normalisation():
+    n_tiles = 20_000
+    chosen = torch.cat(trainer_of(n_tiles)._settling_batches()).numpy()
+    assert len(np.unique(chosen)) == len(chosen) == 4096
+    by_patient = np.bincount(chosen * 10 // n_tiles, minlength=10)  # ten patients, one after the other
+    assert by_patient.min() > 300
+
+
 def test_classes_weigh_the_same_however_many_tiles_they_have():
     codes = np.array([0] * 90 + [2] * 10)
     head = torch.nn.Linear(3, 3)

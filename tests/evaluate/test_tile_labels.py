@@ -1,5 +1,6 @@
 """Labels from the stores and from CSV files, and what is said of files that do not fit."""
 
+import json
 import logging
 
 import numpy as np
@@ -137,16 +138,40 @@ def test_keeping_classes_unlabels_the_others(stores, write):
         labels.keep_classes(["x"])
 
 
-def test_labels_of_whole_slides_serve_where_tiles_have_none(store_factory, tmp_path):
-    import json
+def change_slide(store, **values):
+    path = store.path / "zarr.json"
+    document = json.loads(path.read_text())
+    document["attributes"]["simtriplet"]["slide"].update(values)
+    path.write_text(json.dumps(document))
 
+
+def test_labels_of_whole_slides_serve_where_tiles_have_none(store_factory, tmp_path):
     stores = [store_factory(name, labels=False, index=False, folder=tmp_path / "plain") for name in ("a", "b", "c")]
     for store, label in zip(stores, ("benign", "malignant", None), strict=True):
-        path = store.path / "zarr.json"
-        document = json.loads(path.read_text())
-        document["attributes"]["simtriplet"]["slide"]["label"] = label
-        path.write_text(json.dumps(document))
+        change_slide(store, label=label)
     labels = read_labels(open_stores([tmp_path / "plain"]))
     assert labels.classes == ("benign", "malignant")
     assert [set(codes.tolist()) for codes in labels.codes] == [{0}, {1}, {-1}]
     assert "slide" in labels.source
+    with pytest.raises(EvaluationError, match=r"column 'grade' of the stores\): no label"):
+        read_labels(open_stores([tmp_path / "plain"]), label_column="grade")
+
+
+def test_one_slide_file_under_two_names_is_refused(store_factory, tmp_path):
+    for name, fingerprint in (("a", "1"), ("b", "2"), ("copy", "1")):
+        change_slide(store_factory(name, index=False, folder=tmp_path / "plain"), fingerprint=fingerprint)
+    stores = open_stores([tmp_path / "plain"])
+    assert len(read_labels(stores[:2]).codes) == 2
+    with pytest.raises(EvaluationError, match="slides 'a' and 'copy': are made from the same file"):
+        read_labels(stores)
+
+
+def test_slides_whose_patients_are_not_known_are_counted(stores, store_factory, write, caplog):
+    read_labels(stores)
+    assert "not known" not in caplog.text
+    others = [store_factory(name, index=False) for name in ("d", "e")]
+    read_labels([*stores, *others])
+    assert "patients of 2 of 5 labelled slides are not known: each of these" in caplog.text
+    caplog.clear()
+    read_labels([*stores, *others], file=write("slide_id,label,patient_id\na,x,1\nd,y,1\n"))
+    assert "not known" not in caplog.text

@@ -54,6 +54,45 @@ def test_a_table_on_stdout_and_four_files(program: Run, stores: Path, tmp_path: 
     assert (out / "comparison.html").stat().st_size > 100_000
 
 
+def test_a_network_trained_with_labels_stands_in_the_same_table_with_its_curve(
+    program: Run, stores: Path, tmp_path: Path
+) -> None:
+    quick = ("backbone=resnet18", "image_size_px=32", "epochs=1", "min_steps=2")
+    program(
+        "-q", "compare", stores, "--features", "good", "--out", tmp_path / "out", "--folds", 3, "--supervised",
+        "--supervised-curve", *(part for one in quick for part in ("--set", one)), "--reference", "good",
+    )  # fmt: skip
+    good, network = json.loads((tmp_path / "out/comparison.json").read_text())["encoders"]
+    assert (good["title"], network["title"]) == ("good", "supervised from scratch")
+    assert network["metrics"]["balanced_accuracy"]["value"] < good["metrics"]["balanced_accuracy"]["value"] == 1.0
+    assert network["geometry"] is None
+    curve = next(one for one in network["curves"] if one["kind"] == "share")
+    assert [point["amount"] for point in curve["points"]] == [0.01, 0.1, 0.25, 1.0]
+    assert network["differences"]["balanced_accuracy"]["difference"] < 0
+    assert all(point["differences"] for point in curve["points"]), (
+        "the networks learnt from other labels than the heads"
+    )
+
+
+def test_only_the_classes_asked_for_are_told_apart(
+    program: Run, failure: Failure, stores: Path, tmp_path: Path
+) -> None:
+    rows = ["slide_id,x,y,kind"]
+    for store in open_stores([stores]):
+        kinds = ("left", "middle", "right")
+        rows += [f"{store.slide_id},{x},{y},{kinds[n % 3]}" for n, (x, y) in enumerate(store.base_xy().tolist())]
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    asked = (
+        "-q", "compare", stores, "--features", "good", "--features", "noise", "--out", tmp_path / "out", "--no-curves",
+        "--labels", tmp_path / "labels.csv", "--label-column", "kind", "--folds", 3, "--classes",
+    )  # fmt: skip
+    program(*asked, "right, left")
+    values = json.loads((tmp_path / "out/comparison.json").read_text())
+    assert (values["classes"], values["n_tiles"]) == (["left", "right"], 48)
+    assert "class 'lift': no tile has it; did you mean 'left'" in failure(program(*asked, "right,lift", status=1))
+    assert "--classes 'left,': must be names" in failure(program(*asked, "left,", status=1))
+
+
 def test_held_out_patients_and_a_label_file(program: Run, stores: Path, tmp_path: Path) -> None:
     rows = ["slide_id,x,y,kind"]
     for store in open_stores([stores]):
@@ -73,12 +112,18 @@ def test_held_out_patients_and_a_label_file(program: Run, stores: Path, tmp_path
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (["--features", "good", "--features", "noise", "--set", "epochs=1"], "--set without --supervised"),
         (["--features", "good"], "comparison of 1 encoder(s): needs two"),
         (["--features", "good", "--features", "good=x"], "--features 'good': is given twice"),
         (["--features", "=x", "--features", "good"], "--features '=x': has no name"),
         (["--features", "good", "--features", "god"], "has no features 'god'"),
         (["--features", "good", "--features", "noise", "--reference", "x"], "reference 'x': is none of the encoders"),
         (["--features", "good", "--features", "noise", "--protocol", "svm"], "evaluation protocol 'svm': is not known"),
+        (
+            ["--features", "good", "--features", "noise", "--patient-column", "x"],
+            "--patient-column 'x': is a column of",
+        ),
+        (["--features", "good", "--features", "noise", "--test-patients", "/dev/null"], "'/dev/null': names nobody"),
     ],
 )
 def test_nonsense_is_told_in_one_line(

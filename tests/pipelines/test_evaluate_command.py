@@ -10,7 +10,7 @@ import pytest
 
 from simtriplet.evaluate.feature_array import write_features
 from simtriplet.evaluate.saved_head import load_head
-from simtriplet.wsi.store import TileStore
+from simtriplet.wsi.store import TileStore, open_stores
 
 Run = Callable[..., "CompletedProcess[str]"]
 Failure = Callable[["CompletedProcess[str]"], str]
@@ -30,7 +30,7 @@ def stores(store_factory: Callable[..., TileStore], tmp_path: Path) -> Path:
 
 def test_a_network_from_scratch_beside_features_on_the_same_folds(program: Run, stores: Path, tmp_path: Path) -> None:
     out = tmp_path / "r"
-    asked = ("--protocol", "supervised", *QUICK, "--baseline", "good", "--folds", 2, "--no-report")
+    asked = ("--protocol", "supervised", *QUICK, "--baseline", "good", "--folds", 2)
     ended = program("evaluate", stores, "--out", out, *asked)
     rows = [line.split("\t") for line in ended.stdout.splitlines()]
     assert rows[1][:2] == ["supervised", "supervised"]
@@ -39,6 +39,26 @@ def test_a_network_from_scratch_beside_features_on_the_same_folds(program: Run, 
     assert result["settings"]["protocol"] == "supervised"
     assert [fold["n_test"] for fold in result["folds"]] == [48, 48]
     assert result["folds"][0]["fitted"]["steps"] == 12
+    page = (out / "report.html").read_text()
+    assert "protocol linear" in page
+    assert "retrieval@5" in page
+    assert result["geometry"] is None
+    against = result["against"]
+    assert (against["features"], against["protocol"]) == ("good", "linear")
+    printed = next(row for row in rows if row[:2] == ["supervised - good", "balanced accuracy"])
+    assert printed[2].startswith(f"{against['differences']['balanced_accuracy']['difference']:+.3f}")
+
+
+def test_features_are_described_without_a_head_too(program: Run, stores: Path, tmp_path: Path) -> None:
+    ended = program("evaluate", stores, "--features", "good", "--out", tmp_path, "--folds", 2)
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["against"] is None
+    retrieval = found["geometry"]["retrieval"]
+    assert 0.9 < retrieval <= 1
+    assert found["geometry"]["feature_dim"] == 4
+    assert f"good\t{retrieval:.3f} (" in ended.stdout
+    assert f"features,,retrieval,{retrieval},,,96,4" in (tmp_path / "results.csv").read_text()
+    assert "Without a head" in (tmp_path / "report.html").read_text()
 
 
 def test_finetune_starts_from_an_encoder(program: Run, failure: Failure, stores: Path, tmp_path: Path) -> None:
@@ -57,6 +77,13 @@ def test_finetune_starts_from_an_encoder(program: Run, failure: Failure, stores:
         (("--protocol", "supervised", "--encoder", "random:resnet18:32"), "starts from random weights"),
         (("--protocol", "supervised", "--save-head", "h.json"), "a head reads features"),
         (("--protocol", "supervised", "--amounts", "1"), "--amounts with protocol 'supervised': only for few-shot and"),
+        (("--protocol", "few-shot", "--run", "x"), "--run with protocol 'few-shot': only for knn and linear and paper"),
+        (("--patient-column", "case"), "--patient-column 'case': is a column of --labels; give that file"),
+        (("--baseline", "good"), "--baseline 'good': is what it would be compared with; name other features"),
+        (
+            ("--protocol", "fewshot"),
+            "did you mean 'few-shot'?; known are knn, linear, paper, few-shot, label-efficiency",
+        ),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(
@@ -64,6 +91,51 @@ def test_options_that_would_do_nothing_are_refused(
 ) -> None:
     line = failure(program("evaluate", stores, "--features", "good", "--out", tmp_path / "r", *extra, status=1))
     assert said in line
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (("--test-patients", "nobody.txt"), "--test-patients 'nobody.txt': names nobody"),
+        (("--baseline", "god"), "has no features 'god' (known: good)"),
+        (("--run", "nowhere"), "run 'nowhere': has no readable metrics.jsonl"),
+        (("--out", "nobody.txt/x"), "output 'nobody.txt/x': cannot be written ("),
+        (
+            ("--save-head", "r/results.json"),
+            "'r/results.json': is the name of something that is no head; choose another",
+        ),
+        (("--save-head", "nobody.txt"), "'nobody.txt': is the name of something that is no head"),
+        (("--save-head", "nobody.txt/h"), "nobody.txt' is a file); choose another --save-head"),
+    ],
+)
+def test_what_cannot_end_well_is_not_begun(
+    program: Run, failure: Failure, stores: Path, tmp_path: Path, extra: tuple[str, ...], said: str
+) -> None:
+    (tmp_path / "nobody.txt").write_text("\n\n")
+    ended = program("evaluate", stores, "--features", "good", "--out", "r", *extra, status=1, cwd=tmp_path)
+    assert said in failure(ended)
+    assert ended.stdout == ""
+    assert not (tmp_path / "r").exists()
+    assert (tmp_path / "nobody.txt").read_text() == "\n\n"
+
+
+def test_a_warning_is_given_once_however_many_measurements_give_it(program: Run, stores: Path, tmp_path: Path) -> None:
+    for store in open_stores([stores]):
+        write_features(store, "same", store.features("good"), {"encoder_hash": "same"})
+    for extra in ((), ("--protocol", "few-shot", "--amounts", "1", "--label-draws", 2)):
+        ended = program(
+            "evaluate",
+            stores,
+            "--features",
+            "good",
+            "--baseline",
+            "same",
+            "--out",
+            tmp_path / "r",
+            "--no-report",
+            *extra,
+        )
+        assert ended.stderr.count("4 folds: class") == 1
 
 
 def test_a_saved_head_reads_back(program: Run, stores: Path, tmp_path: Path) -> None:

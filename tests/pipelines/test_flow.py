@@ -45,6 +45,25 @@ def test_run_does_everything_and_skips_it_the_second_time(program: Run, cohort: 
     assert (tmp_path / "out/pretrain/encoder.safetensors").stat().st_mtime_ns == encoder
 
 
+def test_run_measures_with_the_labels_of_slides_that_a_manifest_gives(
+    program: Run, cohort: Path, tmp_path: Path
+) -> None:
+    slides = sorted(cohort.parent.glob("*.svs"))
+    rows = [f"{slide},patient-{number},{'odd' if number % 2 else 'even'}" for number, slide in enumerate(slides)]
+    manifest = tmp_path / "slides.csv"
+    manifest.write_text("\n".join(["path,patient_id,label", *rows]), encoding="utf-8")
+    recipe = tmp_path / "recipe.toml"
+    text = recipe_text(manifest, tmp_path / "out")
+    recipe.write_text("\n".join(line for line in text.splitlines() if not line.startswith("annotations")))
+    program("run", recipe, *FAST)
+    found = json.loads((tmp_path / "out/evaluation/results.json").read_text())
+    assert found["labels"] == "slide labels (of the manifest that was tiled)"
+    assert found["classes"] == ["even", "odd"]
+    assert found["n_patients"] == len(slides)
+    assert found["against"]["features"] == "random"
+    assert found["geometry"]["feature_dim"] == 512
+
+
 def test_run_writes_a_recipe_that_runs_from_its_folder(program: Run, cohort: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(recipe_text(cohort, tmp_path / "out"))

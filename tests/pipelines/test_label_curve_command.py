@@ -98,6 +98,8 @@ def test_one_test_patient_is_told_to_have_no_interval(program: Run, stores: Path
     ("options", "message"),
     [
         (("--protocol", "few-shot", "--amounts", "one"), "--amounts 'one': must be numbers with commas between"),
+        (("--protocol", "few-shot", "--amounts", "1,nan"), "--amounts '1,nan': must be numbers with commas between"),
+        (("--protocol", "few-shot", "--amounts", "inf"), "--amounts 'inf': must be numbers with commas between"),
         (("--protocol", "few-shot", "--amounts", "0.5"), "shots 0.5: must be a whole number"),
         (("--protocol", "few-shot", "--amounts", "99"), "class 'dots': has 36 training tiles in a fold, 99 shots"),
         (("--protocol", "label-efficiency", "--amounts", "50"), "share 50.0: must be above 0 and at most 1"),

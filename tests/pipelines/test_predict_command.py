@@ -79,3 +79,5 @@ def test_predict_refuses_features_of_another_encoder(
     assert not (tmp_path / "maps").exists()
     line = failure(program("predict", stores, "--head", tmp_path / "none", "--out", tmp_path / "maps", status=1))
     assert "cannot be read" in line
+    line = failure(program("predict", stores, "--head", head, "--out", other, status=1))
+    assert f"output '{other}': cannot be written ('{other}' is a file); choose another --out" in line
