@@ -23,6 +23,9 @@ UNLABELLED = -1
 SLIDE_LABEL = "label"
 """The only column that labels of whole slides stand for, as a manifest has no other."""
 
+_NAMED = 5
+"""Slides named in a warning."""
+
 _logger = logging.getLogger(__name__)
 _Names = npt.NDArray[np.object_]
 
@@ -99,6 +102,9 @@ def read_labels(
         source = "slide labels (of the manifest that was tiled)"
     elif file is None:
         names = [_own_names(store, label_column) for store in stores]
+        _warn_of_unlabelled(
+            [store.slide_id for store in stores if store.labels(label_column) is None], f"column {label_column!r}"
+        )
         source = f"annotations (column {label_column!r} of the stores)"
     else:
         rows = read_label_file(file, label_column=label_column, patient_column=patient_column)
@@ -153,10 +159,13 @@ def _refuse_copies(stores: Sequence[TileStore]) -> None:
 
 def _own_names(store: TileStore, column: str) -> _Names:
     labels = store.labels(column)
-    if labels is None:
-        _logger.warning("slide %r has no labels (column %r); its tiles are left out", store.slide_id, column)
-        return np.full(len(store), None, dtype=object)
-    return labels.names()
+    return np.full(len(store), None, dtype=object) if labels is None else labels.names()
+
+
+def _warn_of_unlabelled(slides: Sequence[str], where: str) -> None:
+    if slides:
+        named = ", ".join(slides[:_NAMED]) + (f" and {len(slides) - _NAMED} more" if len(slides) > _NAMED else "")
+        _logger.warning("%d slides have no labels (%s), their tiles are left out: %s", len(slides), where, named)
 
 
 def _encode(names: Sequence[_Names], patients: tuple[str, ...], source: str) -> TileLabels:
@@ -181,9 +190,7 @@ def _names_from_rows(stores: Sequence[TileStore], rows: Iterable[LabelRow], file
                 "pass its store or delete the row"
             )
         by_slide[row.slide_id].append(row)
-    for slide_id, found in by_slide.items():
-        if not found:
-            _logger.warning("slide %r is not in label file '%s'; its tiles are left out", slide_id, file.name)
+    _warn_of_unlabelled([slide_id for slide_id, found in by_slide.items() if not found], file.name)
     return [_names_of_store(store, by_slide[store.slide_id], file) for store in stores]
 
 

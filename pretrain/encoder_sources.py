@@ -25,6 +25,7 @@ EncoderSource = Callable[[str, bool], Encoder]
 
 _IMAGENET = ViewSettings()
 _RANDOM_SIZE_PX = 128
+_LEAST_SIZE_PX = 16
 _TORCHVISION_SIZE_PX = 224
 
 
@@ -43,8 +44,11 @@ def _split_size(name: str) -> tuple[str, int]:
     backbone_name, colon, size = name.rpartition(":")
     if not colon or backbone_name == "timm":
         return name, _RANDOM_SIZE_PX
-    if not size.isdecimal():
-        raise CheckpointError(f"encoder 'random:{name}': size {size!r} is no number; write random:BACKBONE:SIZE_PX")
+    if not size.isdecimal() or int(size) < _LEAST_SIZE_PX:
+        raise CheckpointError(
+            f"encoder 'random:{name}': size {size!r} is no number of pixels from {_LEAST_SIZE_PX} on; "
+            "write random:BACKBONE:SIZE_PX"
+        )
     return backbone_name, int(size)
 
 

@@ -43,12 +43,15 @@ def test_labels_of_the_stores_keep_their_classes_and_patients(stores):
         np.testing.assert_array_equal(codes, [0, 0, 1, 1, 0, 0, 1, 1])
 
 
-def test_a_store_without_labels_is_left_out_with_a_warning(stores, store_factory, caplog):
-    bare = store_factory("bare", rows=1, cols=3, labels=False)
+def test_stores_without_labels_are_left_out_with_one_warning(stores, store_factory, caplog):
+    bare = [store_factory(f"bare{number}", rows=1, cols=3, seed=number, labels=False) for number in range(6)]
     with caplog.at_level(logging.WARNING):
-        labels = read_labels([*stores, bare])
-    np.testing.assert_array_equal(labels.codes[3], [-1, -1, -1])
-    assert "'bare'" in caplog.text
+        labels = read_labels([*stores, *bare])
+    for codes in labels.codes[3:]:
+        np.testing.assert_array_equal(codes, [-1, -1, -1])
+    (said,) = [record.getMessage() for record in caplog.records if "no labels" in record.getMessage()]
+    assert said.startswith("6 slides have no labels (column 'label'), their tiles are left out: bare0, bare1")
+    assert said.endswith("bare4 and 1 more")
 
 
 def test_a_slide_file_labels_every_tile_and_names_patients(stores, write):
@@ -86,7 +89,7 @@ def test_a_tile_file_labels_the_tiles_it_names(stores, write, by):
         ("slide_id,label\n", "has a header but no rows"),
         ("slide,label\na,x\n", "has no column 'slide_id'; did you mean 'slide'"),
         ("slide_id,lable\na,x\n", "has no column 'label'; did you mean 'lable'"),
-        ("slide_id;label\na;x\n", "has no column 'slide_id'"),
+        ("slide_id;label\na;x\n", "has semicolons between its cells"),
         ("slide_id,label\na,x\naa,y\n", "line 3: slide 'aa' has no store here"),
         ("slide_id,label\na,x\nb,y\na,x\n", "line 4: slide 'a' is in line 2 too"),
         ("slide_id,label\na,x,z\n", "line 2: has 3 cells, the header 2"),

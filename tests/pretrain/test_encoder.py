@@ -152,7 +152,7 @@ def test_an_encoder_of_an_older_version_still_loads(run):
     assert (loaded.tile_size_px, loaded.image_mpp, loaded.initial_weights) == (None, None, None)
 
 
-@pytest.mark.parametrize("source", ["nowhere", "random:resnet18:big", "torchvision:resnet18"])
+@pytest.mark.parametrize("source", ["nowhere", "random:resnet18:big", "random:resnet18:0", "torchvision:resnet18"])
 def test_a_source_that_is_none_is_refused(source):
     with pytest.raises(CheckpointError):
         load_encoder(source)
