@@ -7,7 +7,7 @@ from simtriplet.evaluate.figure import make_figure, render_png
 from simtriplet.evaluate.palette import series_colours
 
 _INK = "#22303c"
-_MARKERS = "osD^vP"
+_MARKERS = "osD^vPX"
 
 
 def draw_label_curves(table: dict[str, Any], metric: str) -> bytes:

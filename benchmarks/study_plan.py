@@ -68,6 +68,19 @@ class Pairing:
 
 
 @dataclass(frozen=True, slots=True)
+class Network:
+    """One way to train a whole network with labels.
+
+    Attributes:
+        title: for tables.
+        start: the method whose encoder it starts from; without one, random weights.
+    """
+
+    title: str
+    start: str
+
+
+@dataclass(frozen=True, slots=True)
 class Method:
     """One way to learn an encoder without labels.
 
@@ -112,6 +125,10 @@ PAIRINGS = {
     )
 }
 MAIN_PAIRING = "grid60"
+NETWORKS = {
+    "supervised": Network("supervised from scratch", ""),
+    "finetuned": Network("VICReg triplet, fine-tuned", "vicreg3"),
+}
 RANDOM = "random"
 """Name of the features of random weights."""
 
@@ -155,6 +172,15 @@ METHODS = {
             True,
             (*_VARIANCE, "objective.inter_weight=0.2"),
             mends="vicreg3",
+        ),
+        Method(
+            "vicreg3long",
+            "VICReg triplet, four times the steps",
+            "variance",
+            True,
+            (*_VARIANCE, "objective.inter_weight=0.5"),
+            mends="vicreg3",
+            times_steps=4,
         ),
         Method(
             "simsiam2x",
@@ -285,16 +311,18 @@ class SupervisedRun:
     """The networks trained with labels for one task, in one fold: one for each share of the labels and draw.
 
     Attributes:
+        kind: name in NETWORKS.
         task: name of the task.
         fold: which patients are left out.
     """
 
+    kind: str
     task: str
     fold: int
     name: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", f"supervised-{self.task}-fold{self.fold}")
+        object.__setattr__(self, "name", f"{self.kind}-{self.task}-fold{self.fold}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,15 +351,16 @@ def plan_runs(scale: Scale) -> list[Run | SupervisedRun]:
     """Return every run once, the most telling first, so that what is done when time is up says something.
 
     That is the comparison of methods, fold by fold; then, fold by fold too, the networks trained with labels, what the purity
-    curve needs beyond the comparison, and the remedies before the last, largest tiles.
+    curve needs beyond the comparison, networks fine-tuned, and the remedies, before the last, largest tiles.
     """
     compared = [name for name, method in METHODS.items() if not method.mends]
     folds = range(scale.folds)
     runs: list[Run | SupervisedRun] = [Run(method, MAIN_PAIRING, fold) for fold in folds for method in compared]
-    runs += [SupervisedRun(task, fold) for task in scale.supervised_tasks for fold in folds]
+    runs += [SupervisedRun("supervised", task, fold) for task in scale.supervised_tasks for fold in folds]
     for fold in folds:
         curve = [[Run(method, pairing, fold) for method in compared] for pairing in scale.pairings]
         runs += [run for some in curve[:-1] for run in some]
+        runs += [SupervisedRun("finetuned", task, fold) for task in scale.supervised_tasks]
         runs += [Run(method, MAIN_PAIRING, fold) for method in scale.remedies]
         runs += curve[-1]
     once: dict[str, Run | SupervisedRun] = {}

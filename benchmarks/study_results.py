@@ -11,7 +11,7 @@ import numpy.typing as npt
 from study_charts import draw_label_curves, draw_purity
 from study_data import TASKS, StudyData, fold_of_patients
 from study_markdown import write_markdown
-from study_plan import MAIN_PAIRING, METHODS, PAIRINGS, RANDOM, Heads, Run, SupervisedRun
+from study_plan import MAIN_PAIRING, METHODS, NETWORKS, PAIRINGS, RANDOM, Heads, Run, SupervisedRun
 from study_training import Work, curve_settings, fit_all, recall_answers
 
 from simtriplet.evaluate.feature_geometry import measure_geometry
@@ -20,8 +20,7 @@ from simtriplet.evaluate.label_efficiency import curve_of_tiles
 from simtriplet.evaluate.paired import PairedDifference, compare_curves
 
 METRIC = "balanced_accuracy"
-SUPERVISED = "supervised"
-_BASELINES = ("simsiam", SUPERVISED)
+_BASELINES = ("simsiam", "supervised")
 _MAIN_TILES = PAIRINGS[MAIN_PAIRING].tiles
 _logger = logging.getLogger("study")
 Features = dict[int, npt.NDArray[np.float32]]
@@ -108,8 +107,9 @@ class StudyResults:
         """Measure the label curve of each method, of random weights and of networks trained with labels."""
         labelled, _ = self.data.tiles(_MAIN_TILES).labelled(task)
         curves = {name: self.curve(task, name, n_folds) for name in [*methods, RANDOM]}
-        if self._supervised_done(task) >= n_folds:
-            curves[SUPERVISED] = self.curve(task, SUPERVISED, n_folds)
+        for kind in NETWORKS:
+            if self._networks_done(kind, task) >= n_folds:
+                curves[kind] = self.curve(task, kind, n_folds)
         return {
             "classes": labelled.classes,
             "n_tiles": len(labelled),
@@ -133,16 +133,15 @@ class StudyResults:
             tiles = self.data.tiles(PAIRINGS[pairing].tiles)
             labelled, _ = tiles.labelled(task)
             folds = [fold_of_patients(labelled, names) for names in self.work.patients[:n_folds]]
-            if method == SUPERVISED:
-                files = [self.work.result_of(SupervisedRun(task, fold)) for fold in range(n_folds)]
+            if method in NETWORKS:
+                files = [self.work.result_of(SupervisedRun(method, task, fold)) for fold in range(n_folds)]
             else:
                 files = [self.work.result_of(heads_of(method, fold, task, pairing)) for fold in range(n_folds)]
-            title = {RANDOM: "random weights", SUPERVISED: "supervised from scratch"}.get(method, "")
             self._curves[key] = curve_of_tiles(
                 labelled,
                 curve_settings(self.work.scale),
                 recall_answers(files),
-                features=title or METHODS[method].title,
+                features=_title(method),
                 encoder={},
                 label_source="GlaS",
                 folds=folds,
@@ -215,8 +214,9 @@ class StudyResults:
                 )
         return rows
 
-    def _supervised_done(self, task: str) -> int:
-        done = [self.work.result_of(SupervisedRun(task, fold)).exists() for fold in range(self.work.scale.folds)]
+    def _networks_done(self, kind: str, task: str) -> int:
+        folds = range(self.work.scale.folds)
+        done = [self.work.result_of(SupervisedRun(kind, task, fold)).exists() for fold in folds]
         return [*done, False].index(False)
 
     def _features(self, method: str, n_folds: int, pairing: str) -> Features:
@@ -233,6 +233,12 @@ def heads_of(method: str, fold: int, task: str, pairing: str = MAIN_PAIRING) -> 
     """Return the heads of a method's encoder in a fold."""
     name = RANDOM if method == RANDOM else Run(method, pairing, fold).name
     return Heads(name, fold, task, PAIRINGS[pairing].tiles)
+
+
+def _title(method: str) -> str:
+    if method in NETWORKS:
+        return NETWORKS[method].title
+    return "random weights" if method == RANDOM else METHODS[method].title
 
 
 def _curve_values(curve: LabelCurve) -> dict[str, Any]:

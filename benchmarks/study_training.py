@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from study_data import StudyData, StudyTiles, fold_of_patients
-from study_plan import METHODS, PAIRINGS, Heads, Run, Scale, SupervisedRun
+from study_plan import MAIN_PAIRING, METHODS, NETWORKS, PAIRINGS, Heads, Run, Scale, SupervisedRun
 
 from simtriplet.evaluate.few_label_head import learn_linearly
 from simtriplet.evaluate.label_curve import CurveSettings
@@ -156,6 +156,8 @@ def _supervise(run: SupervisedRun, work: Work, data: StudyData) -> str:
     """Train the fold's networks with labels and keep what they say of the test tiles."""
     tiles, scale = data.tiles("60um"), work.scale
     labelled, _ = tiles.labelled(run.task)
+    start = NETWORKS[run.kind].start
+    encoder = load_encoder(work.out / "runs" / Run(start, MAIN_PAIRING, run.fold).name) if start else None
     settings = SupervisedSettings(
         backbone=_setting(scale, "model.backbone"),
         image_size_px=int(_setting(scale, "data.image_size_px")),
@@ -165,7 +167,8 @@ def _supervise(run: SupervisedRun, work: Work, data: StudyData) -> str:
 
     def prepare(all_tiles: LabelledTiles, fold: Fold, _: CurveSettings) -> LearnFold:
         def learn(places: _Ints, seed: int) -> _Floats:
-            classifier = train_classifier(tiles.stores, all_tiles, places, replace(settings, seed=seed))
+            drawn = replace(settings, seed=seed)
+            classifier = train_classifier(tiles.stores, all_tiles, places, drawn, encoder=encoder)
             return classifier.probabilities(tiles.stores, all_tiles, fold.test)
 
         return learn
