@@ -51,10 +51,13 @@ def draw_purity(rows: Sequence[dict[str, Any]]) -> bytes:
         middle = [gain[0] for gain in gains]
         around = [[gain[0] - gain[1] for gain in gains], [gain[2] - gain[0] for gain in gains]]
         axes.errorbar(x, middle, yerr=around, color=colour, marker=_MARKERS[place], capsize=3, label=family)
-    for row in {row["pairing"]: row for row in rows}.values():
+    by_pairing = {row["pairing"]: row for row in rows}.values()
+    purest = max(row["purity"] for row in rows)
+    for row in by_pairing:
         title = f"{row['tile_um']:.0f} um, {row['title']}"
-        above = axes.get_xaxis_transform()
-        axes.text(row["purity"], 1.02, title, transform=above, rotation=18, fontsize=9, color=_INK)
+        above, last = axes.get_xaxis_transform(), row["purity"] == purest and len(by_pairing) > 1
+        side, turn = ("right", -18) if last else ("left", 18)
+        axes.text(row["purity"], 1.02, title, transform=above, rotation=turn, ha=side, fontsize=9, color=_INK)
         axes.axvline(row["purity"], color="#d5dbe1", linewidth=0.8, zorder=0)
     axes.axhline(0, color=_INK, linewidth=0.8)
     axes.margins(x=0.12)
