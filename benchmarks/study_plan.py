@@ -211,6 +211,9 @@ METHODS = {
     )
 }
 
+COMPARED = tuple(name for name, method in METHODS.items() if not method.mends)
+"""Methods of the main comparison: all but the remedies."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scale:
@@ -353,12 +356,11 @@ def plan_runs(scale: Scale) -> list[Run | SupervisedRun]:
     That is the comparison of methods, fold by fold; then, fold by fold too, the networks trained with labels, what the purity
     curve needs beyond the comparison, networks fine-tuned, and the remedies, before the last, largest tiles.
     """
-    compared = [name for name, method in METHODS.items() if not method.mends]
     folds = range(scale.folds)
-    runs: list[Run | SupervisedRun] = [Run(method, MAIN_PAIRING, fold) for fold in folds for method in compared]
+    runs: list[Run | SupervisedRun] = [Run(method, MAIN_PAIRING, fold) for fold in folds for method in COMPARED]
     runs += [SupervisedRun("supervised", task, fold) for task in scale.supervised_tasks for fold in folds]
     for fold in folds:
-        curve = [[Run(method, pairing, fold) for method in compared] for pairing in scale.pairings]
+        curve = [[Run(method, pairing, fold) for method in COMPARED] for pairing in scale.pairings]
         runs += [run for some in curve[:-1] for run in some]
         runs += [SupervisedRun("finetuned", task, fold) for task in scale.supervised_tasks]
         runs += [Run(method, MAIN_PAIRING, fold) for method in scale.remedies]

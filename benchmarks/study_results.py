@@ -11,7 +11,7 @@ import numpy.typing as npt
 from study_charts import draw_label_curves, draw_purity
 from study_data import TASKS, StudyData, fold_of_patients
 from study_markdown import write_markdown
-from study_plan import MAIN_PAIRING, METHODS, NETWORKS, PAIRINGS, RANDOM, Heads, Run, SupervisedRun
+from study_plan import COMPARED, MAIN_PAIRING, METHODS, NETWORKS, PAIRINGS, RANDOM, Heads, Run, SupervisedRun
 from study_training import Work, curve_settings, fit_all, recall_answers
 
 from simtriplet.evaluate.feature_geometry import measure_geometry
@@ -33,12 +33,11 @@ def write_study(work: Work, data: StudyData, *, jobs: int) -> int:
     results = StudyResults(work, data)
     if failed := fit_all(results.heads(), work, jobs=jobs):
         return failed
-    compared = [name for name, method in METHODS.items() if not method.mends]
-    n_folds = min(results.folds_done(name) for name in compared)
+    n_folds = min(results.folds_done(name) for name in COMPARED)
     tables: dict[str, Any] = {}
     if n_folds:
         for task in TASKS:
-            tables[task] = results.compare(task, compared, n_folds)
+            tables[task] = results.compare(task, COMPARED, n_folds)
             (out / f"label_curves_{task}.png").write_bytes(draw_label_curves(tables[task], METRIC))
     purity = results.gains_by_purity()
     if purity:
@@ -48,7 +47,7 @@ def write_study(work: Work, data: StudyData, *, jobs: int) -> int:
         "patients": work.patients,
         "folds": n_folds,
         "tasks": tables,
-        "encoders": results.describe([*compared, RANDOM], n_folds) if n_folds else {},
+        "encoders": results.describe([*COMPARED, RANDOM], n_folds) if n_folds else {},
         "purity": purity,
         "remedies": results.judge_remedies(),
     }
@@ -74,7 +73,7 @@ class StudyResults:
         """Return how many folds of a method are done: the first ones, without a gap."""
         folds = range(self.work.scale.folds)
         done = [method == RANDOM or self._is_done(Run(method, pairing, fold)) for fold in folds]
-        return [*done, False].index(False)
+        return _leading(done)
 
     def _is_done(self, run: Run) -> bool:
         """Tell whether a run left features, and make sure that its encoder never saw its test patients."""
@@ -87,15 +86,14 @@ class StudyResults:
 
     def heads(self) -> list[Heads]:
         """Return the heads that the report asks: all tasks for the main comparison, gland against stroma for the rest."""
-        compared = [name for name, method in METHODS.items() if not method.mends]
         wanted = [
             heads_of(name, fold, task)
-            for name in [*compared, RANDOM]
+            for name in [*COMPARED, RANDOM]
             for fold in range(self.folds_done(name))
             for task in TASKS
         ]
         others = [(name, MAIN_PAIRING) for name in self.work.scale.remedies]
-        others += [(name, pairing) for name in compared for pairing in self.work.scale.pairings]
+        others += [(name, pairing) for name in COMPARED for pairing in self.work.scale.pairings]
         wanted += [
             heads_of(name, fold, "gland", pairing)
             for name, pairing in others
@@ -217,7 +215,7 @@ class StudyResults:
     def _networks_done(self, kind: str, task: str) -> int:
         folds = range(self.work.scale.folds)
         done = [self.work.result_of(SupervisedRun(kind, task, fold)).exists() for fold in folds]
-        return [*done, False].index(False)
+        return _leading(done)
 
     def _features(self, method: str, n_folds: int, pairing: str) -> Features:
         if method == RANDOM:
@@ -233,6 +231,11 @@ def heads_of(method: str, fold: int, task: str, pairing: str = MAIN_PAIRING) -> 
     """Return the heads of a method's encoder in a fold."""
     name = RANDOM if method == RANDOM else Run(method, pairing, fold).name
     return Heads(name, fold, task, PAIRINGS[pairing].tiles)
+
+
+def _leading(done: Sequence[bool]) -> int:
+    """Return how many folds are done before the first that is not."""
+    return [*done, False].index(False)
 
 
 def _title(method: str) -> str:

@@ -19,7 +19,7 @@ from study_data import StudyData, StudyTiles, fold_of_patients
 from study_plan import MAIN_PAIRING, METHODS, NETWORKS, PAIRINGS, Heads, Run, Scale, SupervisedRun
 
 from simtriplet.evaluate.few_label_head import learn_linearly
-from simtriplet.evaluate.label_curve import CurveSettings
+from simtriplet.evaluate.label_curve import DEFAULT_AMOUNTS, CurveSettings
 from simtriplet.evaluate.label_efficiency import LearnFold, PrepareFold, curve_of_tiles
 from simtriplet.evaluate.labelled_tiles import LabelledTiles
 from simtriplet.evaluate.splits import Fold
@@ -226,9 +226,9 @@ def recall_answers(files: Sequence[Path]) -> PrepareFold:
     return prepare
 
 
-def curve_settings(scale: Scale, shares: Sequence[float] = (0.01, 0.1, 0.25, 1.0)) -> CurveSettings:
+def curve_settings(scale: Scale) -> CurveSettings:
     """Return how labels are drawn: the same ones for every encoder and network."""
-    return CurveSettings(kind="share", amounts=tuple(shares), draws=scale.draws)
+    return CurveSettings(kind="share", amounts=DEFAULT_AMOUNTS["share"], draws=scale.draws)
 
 
 def _key(fold: Fold, places: _Ints) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +52,16 @@ class ComparisonSettings:
     curves: bool = True
     k: int = 5
     map_method: MapMethod = "pca"
+
+    @property
+    def label_options(self) -> dict[str, Any]:
+        """What every measurement is told alike of labels."""
+        return {name: getattr(self, name) for name in ("labels", "label_column", "patient_column")}
+
+    @property
+    def fold_options(self) -> dict[str, Any]:
+        """What every measurement is told alike of the folds of patients."""
+        return {name: getattr(self, name) for name in ("folds", "seed", "test_patients", "classes")}
 
     def __post_init__(self) -> None:
         PROTOCOLS.get(self.protocol)

@@ -4,7 +4,6 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -137,20 +136,16 @@ def _amounts(kind: CurveKind, result: EvaluationResult) -> tuple[float, ...]:
     return allowed
 
 
-def _asked(settings: ComparisonSettings) -> dict[str, Any]:
-    """Return what every measurement is told alike: the labels, and the folds of patients."""
-    names = ("labels", "label_column", "patient_column", "folds", "seed", "test_patients", "classes")
-    return {name: getattr(settings, name) for name in names}
-
-
 def _evaluate(stores: Sequence[TileStore], name: str, settings: ComparisonSettings) -> EvaluationResult:
-    return evaluate_features(stores, name, protocol=settings.protocol, k=settings.k, **_asked(settings))
+    asked = settings.label_options | settings.fold_options
+    return evaluate_features(stores, name, protocol=settings.protocol, k=settings.k, **asked)
 
 
 def _curve(
     stores: Sequence[TileStore], name: str, kind: CurveKind, amounts: Sequence[float], settings: ComparisonSettings
 ) -> LabelCurve:
-    return measure_label_curve(stores, name, kind=kind, amounts=amounts, **_asked(settings))
+    asked = settings.label_options | settings.fold_options
+    return measure_label_curve(stores, name, kind=kind, amounts=amounts, **asked)
 
 
 def tested_places(result: EvaluationResult) -> npt.NDArray[np.int64]:

@@ -5,35 +5,47 @@ import dataclasses
 import importlib.metadata
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from simtriplet.evaluate.atomic_output import replace_file
 from simtriplet.evaluate.label_curve import LabelCurve
-from simtriplet.evaluate.paired import compare_curves
+from simtriplet.evaluate.paired import PairedDifference, compare_curves
 
-__all__ = ["curve_values", "write_label_curves"]
+__all__ = ["CurveDifference", "curve_values", "write_label_curves"]
+
+CurveDifference = Mapping[float, Mapping[str, PairedDifference]]
+"""By amount of labels, then by metric name, as compare_curves returns it."""
 
 SCHEMA = "simtriplet.label_curves"
 VERSION = "1.1"  # 1.1 adds against
 
 
-def write_label_curves(out: Path, curves: Sequence[LabelCurve]) -> None:
+def write_label_curves(
+    out: Path, curves: Sequence[LabelCurve], *, differences: Sequence[CurveDifference] | None = None
+) -> None:
     """Write both files into the folder `out`, each whole or not at all.
 
     Of several curves the first is also compared with each of the others, at each amount: `against` in the JSON.
 
     No absolute path and no time goes into them, so that equal measurements give equal files.
 
+    Args:
+        out: made where it is not there.
+        curves: of the same tiles and draws.
+        differences: what compare_curves found of the first and each other one; found here where not given.
+
     Raises:
         EvaluationError: if the folder cannot be written.
     """
+    if differences is None:
+        differences = [compare_curves(curves[0], other) for other in curves[1:]]
     values = {
         "schema": SCHEMA,
         "version": VERSION,
         "curves": [curve_values(curve) for curve in curves],
-        "against": [_against(curves[0], other) for other in curves[1:]],
+        "against": [_against(*pair) for pair in zip(curves[1:], differences, strict=True)],
         "versions": {name: importlib.metadata.version(name) for name in ("simtriplet", "numpy", "scikit-learn")},
     }
     rows = io.StringIO(newline="")
@@ -42,11 +54,11 @@ def write_label_curves(out: Path, curves: Sequence[LabelCurve]) -> None:
     replace_file(out / "label_curves.json", json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _against(curve: LabelCurve, other: LabelCurve) -> dict[str, Any]:
-    """Return how far a curve is from another, amount by amount and metric by metric."""
+def _against(other: LabelCurve, found: CurveDifference) -> dict[str, Any]:
+    """Return how far the first curve is from another, amount by amount and metric by metric."""
     points = [
-        {"amount": amount, "differences": {name: dataclasses.asdict(found) for name, found in by_metric.items()}}
-        for amount, by_metric in compare_curves(curve, other).items()
+        {"amount": amount, "differences": {name: dataclasses.asdict(one) for name, one in by_metric.items()}}
+        for amount, by_metric in found.items()
     ]
     return {"features": other.features, "leakage": other.leakage, "points": points}
 

@@ -8,7 +8,7 @@ import dataclasses
 import importlib.metadata
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from simtriplet.evaluate.atomic_output import replace_file
 from simtriplet.evaluate.bootstrap import METRICS
 from simtriplet.evaluate.charts import draw_confusion
 from simtriplet.evaluate.evaluation import EvaluationResult, FoldResult
-from simtriplet.evaluate.paired import compare_paired
+from simtriplet.evaluate.paired import PairedDifference, compare_paired
 
 __all__ = ["result_values", "write_results"]
 
@@ -26,18 +26,28 @@ SCHEMA = "simtriplet.evaluation"
 VERSION = "1.2"  # 1.1 adds AUROC, 1.2 geometry and against
 
 
-def write_results(out: Path, result: EvaluationResult, *, baseline: EvaluationResult | None = None) -> None:
+def write_results(
+    out: Path,
+    result: EvaluationResult,
+    *,
+    baseline: EvaluationResult | None = None,
+    differences: Mapping[str, PairedDifference] | None = None,
+) -> None:
     """Write the four files into the folder `out`, each whole or not at all.
 
     Args:
         out: made where it is not there.
         result: what was found.
         baseline: the same of other features, on the same folds: results.json tells the paired differences.
+        differences: what compare_paired found of the two; found here where not given.
 
     Raises:
         EvaluationError: if the folder cannot be written, or the baseline is of other tiles or folds.
     """
-    values = result_values(result) | {"against": None if baseline is None else _against(result, baseline)}
+    if baseline is not None and differences is None:
+        differences = compare_paired(result, baseline)
+    against = None if baseline is None or differences is None else _against(baseline, differences)
+    values = result_values(result) | {"against": against}
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
     replace_file(out / "predictions.csv", _csv_text(_prediction_rows(result)))
     replace_file(out / "results.csv", _csv_text(_metric_rows(result)))
@@ -70,9 +80,8 @@ def result_values(result: EvaluationResult) -> dict[str, Any]:
     }
 
 
-def _against(result: EvaluationResult, baseline: EvaluationResult) -> dict[str, Any]:
+def _against(baseline: EvaluationResult, found: Mapping[str, PairedDifference]) -> dict[str, Any]:
     """Return how far a result is from a baseline, metric by metric."""
-    found = compare_paired(result, baseline)
     return {
         "features": baseline.features,
         "protocol": baseline.settings.protocol,

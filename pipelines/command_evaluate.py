@@ -11,9 +11,9 @@ from simtriplet.evaluate.evaluation import evaluate_features
 from simtriplet.evaluate.label_curve import CURVE_PROTOCOLS
 from simtriplet.evaluate.label_curve_files import write_label_curves
 from simtriplet.evaluate.label_efficiency import measure_label_curve
+from simtriplet.evaluate.paired import compare_curves
 from simtriplet.evaluate.protocol_registry import PROTOCOLS
 from simtriplet.evaluate.report import write_report
-from simtriplet.evaluate.results import write_results
 from simtriplet.evaluate.saved_head import fit_result_head
 from simtriplet.evaluate.saved_head import save_head as write_head
 from simtriplet.evaluate.training_log import read_loss_curve
@@ -27,7 +27,7 @@ from simtriplet.pipelines.command_evaluate_checks import (
     require_features,
 )
 from simtriplet.pipelines.console import say
-from simtriplet.pipelines.model_steps import NETWORK_PROTOCOLS, evaluate_network, print_result
+from simtriplet.pipelines.model_steps import NETWORK_PROTOCOLS, evaluate_network, tell_result
 from simtriplet.pipelines.options import AnyPath, stores_argument
 from simtriplet.pipelines.result_tables import print_label_curves
 from simtriplet.wsi.errors import SettingsError, UnknownNameError
@@ -141,8 +141,9 @@ def evaluate(
     if protocol in CURVE_PROTOCOLS:
         learnt = {"amounts": _parse_amounts(amounts), "draws": label_draws, **options}
         curves = [measure_label_curve(opened, name, kind=CURVE_PROTOCOLS[protocol], **learnt) for name in names]
-        write_label_curves(out, curves)
-        print_label_curves(curves)
+        differences = [compare_curves(curves[0], other) for other in curves[1:]]
+        write_label_curves(out, curves, differences=differences)
+        print_label_curves(curves, differences)
         return
     if trains:
         result = evaluate_network(opened, protocol, encoder, assignments, **options)
@@ -151,8 +152,7 @@ def evaluate(
     other = None
     if baseline is not None:
         other = evaluate_features(opened, baseline, protocol="linear" if trains else protocol, **options)
-    print_result(result, other)
-    write_results(out, result, baseline=other)
+    tell_result(out, result, other)
     if save_head is not None:
         say(f"head: {write_head(save_head, fit_result_head(result))}")
     if report:

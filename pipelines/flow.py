@@ -8,13 +8,12 @@ from pathlib import Path
 from simtriplet.evaluate.evaluation import EvaluationResult, evaluate_features
 from simtriplet.evaluate.labels import has_labels
 from simtriplet.evaluate.report import write_report
-from simtriplet.evaluate.results import write_results
 from simtriplet.evaluate.unlabelled import UnlabelledResult, describe_features
 from simtriplet.evaluate.unlabelled_report import write_unlabelled_report
 from simtriplet.pipelines.console import print_table, say
 from simtriplet.pipelines.index_steps import index_stores
 from simtriplet.pipelines.manifest import collect_jobs
-from simtriplet.pipelines.model_steps import embed_stores, pretrain_encoder, print_result
+from simtriplet.pipelines.model_steps import embed_stores, pretrain_encoder, tell_result
 from simtriplet.pipelines.recipe import Recipe, relative_to_out
 from simtriplet.pipelines.slide_steps import make_folder, tile_slides, write_settings
 from simtriplet.pretrain.encoder import load_encoder
@@ -143,8 +142,7 @@ def _evaluate(
         return page, None
     results = [_measure(recipe, stores, name) for name in names]
     other = results[1] if len(results) > 1 else None
-    print_result(results[0], other)
-    write_results(out, results[0], baseline=other)
+    tell_result(out, results[0], other)
     page = write_report(out, result=results[0], baseline=other, stores=stores, run=run, title=title)
     return page, results[0]
 

@@ -1,6 +1,6 @@
 """The steps with a network, pretrain, embed and evaluate, as plain functions: commands and recipe runner call these."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ from simtriplet.evaluate.comparison import ComparisonSettings
 from simtriplet.evaluate.embed import EmbedSummary, Existing, embed_store
 from simtriplet.evaluate.evaluation import EvaluationResult
 from simtriplet.evaluate.label_curve import DEFAULT_AMOUNTS, DEFAULT_DRAWS, CurveSettings, LabelCurve
-from simtriplet.evaluate.paired import compare_paired
+from simtriplet.evaluate.paired import PairedDifference, compare_paired
 from simtriplet.evaluate.supervised_evaluation import evaluate_supervised, supervised_curve
 from simtriplet.evaluate.supervised_settings import SupervisedSettings
 from simtriplet.pipelines.console import print_table, progress_bar, say
@@ -28,7 +28,7 @@ __all__ = [
     "embed_stores",
     "evaluate_network",
     "pretrain_encoder",
-    "print_result",
+    "tell_result",
     "train_for_comparison",
 ]
 
@@ -164,8 +164,7 @@ def train_for_comparison(
         As evaluate_supervised.
     """
     training = _supervised_settings(assignments)
-    where = {name: getattr(settings, name) for name in ("labels", "label_column", "patient_column")}
-    split = {name: getattr(settings, name) for name in ("folds", "seed", "test_patients", "classes")}
+    where, split = settings.label_options, settings.fold_options
     result = evaluate_supervised(stores, training, **where, **split)
     if not with_curve:
         return result, ()
@@ -173,7 +172,20 @@ def train_for_comparison(
     return result, (supervised_curve(stores, training, curve, **where),)
 
 
-def print_result(result: EvaluationResult, baseline: EvaluationResult | None = None) -> None:
+def tell_result(out: Path, result: EvaluationResult, baseline: EvaluationResult | None = None) -> None:
+    """Print the numbers of an evaluation and write its files, with how far it is from the baseline."""
+    from simtriplet.evaluate.results import write_results  # it draws, and matplotlib is slow to import
+
+    differences = None if baseline is None else compare_paired(result, baseline)
+    _print_result(result, baseline, differences)
+    write_results(out, result, baseline=baseline, differences=differences)
+
+
+def _print_result(
+    result: EvaluationResult,
+    baseline: EvaluationResult | None,
+    differences: Mapping[str, PairedDifference] | None,
+) -> None:
     """Print the numbers of an evaluation, per class with their counts, and how far it is from the baseline."""
     results = [result, *([baseline] if baseline is not None else [])]
     names = ("balanced_accuracy", "macro_f1", "macro_auroc")
@@ -183,8 +195,8 @@ def print_result(result: EvaluationResult, baseline: EvaluationResult | None = N
         for one in results
     ]
     print_table("evaluation", header, rows)
-    if baseline is not None:
-        print_differences(f"{result.features} - {baseline.features}", compare_paired(result, baseline))
+    if baseline is not None and differences is not None:
+        print_differences(f"{result.features} - {baseline.features}", differences)
     geometry = [[one.features, *map(" ".join, one.geometry.cells())] for one in results if one.geometry is not None]
     if geometry:
         header = ("features", "retrieval@5 (chance)", "slide leakage (chance)", "effective rank")

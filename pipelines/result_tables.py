@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from simtriplet.evaluate.bootstrap import Interval
 from simtriplet.evaluate.label_curve import CurveKind, LabelCurve
-from simtriplet.evaluate.paired import PairedDifference, compare_curves
+from simtriplet.evaluate.label_curve_files import CurveDifference
+from simtriplet.evaluate.paired import PairedDifference
 from simtriplet.pipelines.console import print_table
 
 __all__ = ["METRIC_TITLES", "interval_cell", "print_differences", "print_label_curves"]
@@ -44,19 +45,19 @@ def _difference_cell(one: PairedDifference) -> str:
     return f"{one.difference:+.3f} ({_range(one.low, one.high, '+')})"
 
 
-def print_label_curves(curves: Sequence[LabelCurve]) -> None:
-    """Print a row for each set of features and metric, a column for each amount; the first against the second below."""
+def print_label_curves(curves: Sequence[LabelCurve], differences: Sequence[CurveDifference]) -> None:
+    """Print a row for each set of features and metric, a column for each amount; below, the first against each other one."""
     first = curves[0]
     amounts = [_amount_title(first.kind, point.amount) for point in first.points]
     rows = [_curve_row(curve, name) for curve in curves for name in _SHOWN]
     print_table("mean over draws of labels (95 %)", ("features", "metric", *amounts, "leakage"), rows)
-    for other in curves[1:]:
+    for other, found_by_amount in zip(curves[1:], differences, strict=True):
         title = f"{first.features} - {other.features}"
-        by_amount = compare_curves(first, other).values()
-        differences = [
+        by_amount = found_by_amount.values()
+        rows = [
             [title, METRIC_TITLES[name], *(_paired_cell(found.get(name)) for found in by_amount)] for name in _SHOWN
         ]
-        print_table("paired over patients (95 %)", ("features", "metric", *amounts), differences)
+        print_table("paired over patients (95 %)", ("features", "metric", *amounts), rows)
 
 
 def _curve_row(curve: LabelCurve, metric: str) -> list[str]:
