@@ -8,6 +8,8 @@ from simtriplet.evaluate.palette import series_colours
 
 _INK = "#22303c"
 _MARKERS = "osD^vPX"
+_BAR_POINTS = 10
+"""Bars that reach farther beyond all points are cut off, so that one of few patients does not flatten the others."""
 
 
 def draw_label_curves(table: dict[str, Any], metric: str) -> bytes:
@@ -42,7 +44,7 @@ def draw_label_curves(table: dict[str, Any], metric: str) -> bytes:
 def draw_purity(rows: Sequence[dict[str, Any]]) -> bytes:
     """Draw the gain from the neighbour over the purity of the pairs, each kind of objective in its colour and marker."""
     figure = make_figure(860, 460)
-    axes = figure.add_axes((0.08, 0.12, 0.8, 0.66))
+    axes = figure.add_axes((0.08, 0.12, 0.8, 0.6))
     families = sorted({row["family"] for row in rows})
     for place, (colour, family) in enumerate(zip(series_colours(len(families)), families, strict=True)):
         points = sorted((row for row in rows if row["family"] == family), key=lambda row: row["purity"])
@@ -51,14 +53,16 @@ def draw_purity(rows: Sequence[dict[str, Any]]) -> bytes:
         middle = [gain[0] for gain in gains]
         around = [[gain[0] - gain[1] for gain in gains], [gain[2] - gain[0] for gain in gains]]
         axes.errorbar(x, middle, yerr=around, color=colour, marker=_MARKERS[place], capsize=3, label=family)
-    by_pairing = {row["pairing"]: row for row in rows}.values()
-    purest = max(row["purity"] for row in rows)
-    for row in by_pairing:
+    by_pairing = sorted({row["pairing"]: row for row in rows}.values(), key=lambda row: row["purity"])
+    for place, row in enumerate(by_pairing):  # one below the other, as purities lie close together
         title = f"{row['tile_um']:.0f} um, {row['title']}"
-        above, last = axes.get_xaxis_transform(), row["purity"] == purest and len(by_pairing) > 1
-        side, turn = ("right", -18) if last else ("left", 18)
-        axes.text(row["purity"], 1.02, title, transform=above, rotation=turn, ha=side, fontsize=9, color=_INK)
-        axes.axvline(row["purity"], color="#d5dbe1", linewidth=0.8, zorder=0)
+        height, last = 1.32 - 0.075 * place, place == len(by_pairing) - 1 and place > 0
+        above, side = axes.get_xaxis_transform(), "right" if last else "left"
+        axes.text(row["purity"], height, title, transform=above, ha=side, fontsize=9, color=_INK)
+        line = {"color": "#d5dbe1", "linewidth": 0.8, "zorder": 0, "clip_on": False}
+        axes.plot([row["purity"]] * 2, [0, height], transform=above, **line)
+    middles = [100 * row["gain"]["1"]["difference"] for row in rows]
+    axes.set_ylim(min(middles) - _BAR_POINTS, max(middles) + _BAR_POINTS)
     axes.axhline(0, color=_INK, linewidth=0.8)
     axes.margins(x=0.12)
     axes.set_xlabel("share of neighbour pairs of one class", color=_INK)

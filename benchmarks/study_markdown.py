@@ -89,7 +89,13 @@ def _purity_table(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def _remedy_table(rows: Sequence[dict[str, Any]]) -> list[str]:
     shares = ("0.01", "0.1", "1")
-    head = ["remedy", "mends", *(f"{float(share):.0%}, gain" for share in shares), "100 %, over SimSiam", "folds"]
+    head = [
+        "remedy",
+        "mends",
+        *(f"{float(share):.0%}, gain" for share in shares),
+        *(f"{share} %, over {rival}" for rival in ("SimSiam", "from scratch") for share in (1, 100)),
+        "folds",
+    ]
     return _table(
         head,
         [
@@ -97,7 +103,11 @@ def _remedy_table(rows: Sequence[dict[str, Any]]) -> list[str]:
                 row["title"],
                 row["mends"],
                 *(_difference(row["over_mended"][share]) for share in shares),
-                _difference(row["over_simsiam"]["1"]),
+                *(
+                    _difference(row[rival][share])
+                    for rival in ("over_simsiam", "over_supervised")
+                    for share in ("0.01", "1")
+                ),
                 str(row["folds"]),
             ]
             for row in rows

@@ -192,25 +192,35 @@ class StudyResults:
         return rows
 
     def judge_remedies(self) -> list[dict[str, Any]]:
-        """Compare each remedy with what it mends, and with SimSiam, over the folds that are done."""
+        """Compare each remedy with what it mends, with SimSiam and with networks from scratch, over the folds that are done.
+
+        Fine-tuning mends the network from scratch.
+        """
         rows = []
-        for name in self.work.scale.remedies:
-            method, mends = METHODS[name], METHODS[name].mends
-            n_folds = min(self.folds_done(each) for each in (name, mends, "simsiam"))
+        for name in [*self.work.scale.remedies, "finetuned"]:
+            title, mends = (
+                (_title(name), "supervised") if name in NETWORKS else (METHODS[name].title, METHODS[name].mends)
+            )
+            rivals = (mends, "simsiam", "supervised")
+            n_folds = min(self._done(each) for each in (name, *rivals))
             if n_folds:
                 own = self.curve("gland", name, n_folds)
+                over = [_differences(compare_curves(own, self.curve("gland", rival, n_folds))) for rival in rivals]
                 rows.append(
                     {
                         "remedy": name,
-                        "title": method.title,
-                        "mends": METHODS[mends].title,
+                        "title": title,
+                        "mends": _title(mends),
                         "folds": n_folds,
                         "curve": _curve_values(own),
-                        "over_mended": _differences(compare_curves(own, self.curve("gland", mends, n_folds))),
-                        "over_simsiam": _differences(compare_curves(own, self.curve("gland", "simsiam", n_folds))),
+                        **dict(zip(("over_mended", "over_simsiam", "over_supervised"), over, strict=True)),
                     }
                 )
         return rows
+
+    def _done(self, name: str) -> int:
+        """Return how many folds of a method, or of networks for gland against stroma, are done."""
+        return self._networks_done(name, "gland") if name in NETWORKS else self.folds_done(name)
 
     def _networks_done(self, kind: str, task: str) -> int:
         folds = range(self.work.scale.folds)
