@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from simtriplet.evaluate.comparison_charts import Series, draw_label_curves, dra
 from simtriplet.evaluate.comparison_table import DIFFERENCE_METRIC, EMPTY, TRANSDUCTIVE, p_text
 from simtriplet.evaluate.embedding_map import draw_embedding_map
 from simtriplet.evaluate.gallery import describe_gallery, draw_gallery
-from simtriplet.evaluate.html_page import figure, paragraph, section
+from simtriplet.evaluate.html_page import escape, figure, paragraph, section
 from simtriplet.evaluate.label_curve import CurveKind, CurvePoint, LabelCurve
 from simtriplet.evaluate.lines_table import Cell, lines_table
 from simtriplet.evaluate.overlay import draw_classes

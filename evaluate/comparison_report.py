@@ -1,7 +1,6 @@
 """One page that shows how encoders compare: comparison.html, with its pictures inlined, and the tables beside it."""
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 from simtriplet.evaluate.atomic_output import replace_file
@@ -23,7 +22,7 @@ from simtriplet.evaluate.comparison_table import (
     notes,
     table_cells,
 )
-from simtriplet.evaluate.html_page import page, pairs, paragraph, section
+from simtriplet.evaluate.html_page import escape, page, pairs, paragraph, section
 from simtriplet.evaluate.lines_table import lines_table
 from simtriplet.evaluate.palette import series_colours
 from simtriplet.evaluate.report_numbers import encoder_text, folds_text

@@ -3,9 +3,7 @@
 No absolute path and no time goes into them, so that equal comparisons give equal files.
 """
 
-import csv
 import dataclasses
-import io
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -13,9 +11,11 @@ from typing import Any
 
 from simtriplet.evaluate.bootstrap import Interval
 from simtriplet.evaluate.comparison import ComparedEncoder, Comparison
+from simtriplet.evaluate.csv_text import csv_text
 from simtriplet.evaluate.figure import shorten
 from simtriplet.evaluate.label_curve import CurvePoint, LabelCurve
 from simtriplet.evaluate.paired import PairedDifference
+from simtriplet.evaluate.visible_text import visible
 
 __all__ = [
     "EMPTY",
@@ -127,11 +127,7 @@ def comparison_csv(comparison: Comparison) -> str:
     """Return the text of comparison.csv: a line per encoder, numbers in full, empty where a column does not apply."""
     lines = [_flat(values) for values in comparison_values(comparison)["encoders"]]
     columns = list(dict.fromkeys(column for line in lines for column in line))
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+    return csv_text([columns, *([line.get(column, "") for column in columns] for line in lines)])
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,7 +231,7 @@ def notes(comparison: Comparison) -> Sequence[str]:
 
 def _plain(text: str) -> str:
     """Return text that Markdown shows as it is, in one line."""
-    flat = escape(" ".join(text.split()), quote=False)
+    flat = escape(visible(" ".join(text.split())), quote=False)
     for sign in ("\\", "`", "*", "|", "~", "]("):
         flat = flat.replace(sign, f"{sign[:-1]}\\{sign[-1]}")
     return flat

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from simtriplet.evaluate.feature_array import check_feature_name, write_features
+from simtriplet.evaluate.feature_array import check_feature_name, claim_features, remove_feature_leftovers
 from simtriplet.pretrain.encoder import Encoder
 from simtriplet.pretrain.precision import pick_precision
 from simtriplet.pretrain.settings import PrecisionName
@@ -100,12 +100,29 @@ def embed_store(
     place = _resolve_device(device)
     used = pick_precision(precision, place)
     if existing == "skip" and _is_current(store, name, encoder_attributes(encoder, used)):
+        remove_feature_leftovers(store, name)
         return EmbedSummary(store.slide_id, name, len(store), encoder.info.feature_dim, 0.0, skipped=True)
     _check_mpp(store, encoder)
     started = time.perf_counter()
+    with claim_features(store, name) as claimed:
+        features = _embed(store, encoder, place, precision=used, batch_size=batch_size, progress=progress)
+        claimed.write(features, encoder_attributes(encoder, used))
+    seconds = time.perf_counter() - started
+    return EmbedSummary(store.slide_id, name, len(store), features.shape[1], seconds, skipped=False)
+
+
+def _embed(
+    store: TileStore,
+    encoder: Encoder,
+    place: torch.device,
+    *,
+    precision: PrecisionName,
+    batch_size: int,
+    progress: Callable[[int], None] | None,
+) -> npt.NDArray[np.float32]:
     encoder.to(memory_format=torch.channels_last).to(place)  # as tiles lie; ResNet-18 on a CPU: 7 % more tiles
     try:
-        features = _forward(store, encoder, batch_size=batch_size, precision=used, progress=progress)
+        features = _forward(store, encoder, batch_size=batch_size, precision=precision, progress=progress)
     except RuntimeError as error:
         if not _lacks_memory(error):
             raise
@@ -115,11 +132,9 @@ def embed_store(
         ) from error
     if not np.isfinite(features).all():
         raise EvaluationError(
-            f"slide {store.slide_id!r}: features are not finite in {used}; use --precision fp32 or another encoder"
+            f"slide {store.slide_id!r}: features are not finite in {precision}; use --precision fp32 or another encoder"
         )
-    write_features(store, name, features, encoder_attributes(encoder, used))
-    seconds = time.perf_counter() - started
-    return EmbedSummary(store.slide_id, name, len(store), features.shape[1], seconds, skipped=False)
+    return features
 
 
 def _lacks_memory(error: RuntimeError) -> bool:

@@ -3,11 +3,17 @@
 import base64
 import itertools
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape as escape_signs
 
 from simtriplet.evaluate.report_style import CSS
+from simtriplet.evaluate.visible_text import visible
 
-__all__ = ["figure", "page", "pairs", "paragraph", "section", "table"]
+__all__ = ["escape", "figure", "page", "pairs", "paragraph", "section", "table"]
+
+
+def escape(text: str) -> str:
+    """Return a text for an element or a quoted attribute: no sign of it is markup, none reorders the text around it."""
+    return escape_signs(visible(text))
 
 
 def page(title: str, body: Iterable[str]) -> str:

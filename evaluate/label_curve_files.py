@@ -1,15 +1,14 @@
 """Write label curves: label_curves.json and label_curves.csv."""
 
-import csv
 import dataclasses
 import importlib.metadata
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from simtriplet.evaluate.atomic_output import replace_file
+from simtriplet.evaluate.csv_text import csv_text
 from simtriplet.evaluate.label_curve import LabelCurve
 from simtriplet.evaluate.paired import PairedDifference, compare_curves
 
@@ -48,9 +47,7 @@ def write_label_curves(
         "against": [_against(*pair) for pair in zip(curves[1:], differences, strict=True)],
         "versions": {name: importlib.metadata.version(name) for name in ("simtriplet", "numpy", "scikit-learn")},
     }
-    rows = io.StringIO(newline="")
-    csv.writer(rows, lineterminator="\n").writerows(_rows(curves))
-    replace_file(out / "label_curves.csv", rows.getvalue())
+    replace_file(out / "label_curves.csv", csv_text(_rows(curves)))
     replace_file(out / "label_curves.json", json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 

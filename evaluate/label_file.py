@@ -1,15 +1,18 @@
 """Read a CSV of labels: one row per slide, or one row per tile (by tile_id, or by x and y)."""
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from simtriplet.wsi.errors import AnnotationError
+from simtriplet.wsi.metadata import read_regular_file
 from simtriplet.wsi.registry import nearest_name
 
 __all__ = ["LabelRow", "read_label_file"]
 
+_MOST_BYTES = 1 << 29
 SLIDE_COLUMN = "slide_id"
 DEFAULT_PATIENT_COLUMN = "patient_id"
 
@@ -61,11 +64,9 @@ def read_label_file(file: Path, *, label_column: str, patient_column: str | None
 
 def _read_cells(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     try:
-        with file.open(encoding="utf-8-sig", newline="") as text:
-            reader = csv.reader(text, strict=True)
-            lines = [
-                (reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(map(str.strip, cells))
-            ]
+        text = read_regular_file(file, most_bytes=_MOST_BYTES).decode("utf-8-sig")
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(map(str.strip, cells))]
     except UnicodeDecodeError as error:
         raise AnnotationError(f"label file '{file}': is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except csv.Error as error:

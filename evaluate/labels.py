@@ -4,17 +4,14 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
 from simtriplet.evaluate.label_file import LabelRow, read_label_file
 from simtriplet.wsi.errors import AnnotationError, EvaluationError
 from simtriplet.wsi.registry import nearest_name
 from simtriplet.wsi.store import TileStore
-from simtriplet.wsi.table import read_array
 
 __all__ = ["TileLabels", "has_labels", "read_labels", "tile_ids"]
 
@@ -71,7 +68,7 @@ class TileLabels:
 
 def tile_ids(store: TileStore) -> npt.NDArray[np.object_]:
     """Return the (n,) tile ids of a store, its obs names."""
-    return read_array(cast(zarr.Group, store.table["obs"]), "tile_id").astype(object)
+    return store.tile_ids()
 
 
 def read_labels(

@@ -2,7 +2,8 @@
 
 import itertools
 from collections.abc import Iterable, Sequence
-from html import escape
+
+from simtriplet.evaluate.html_page import escape
 
 __all__ = ["Cell", "lines_table"]
 

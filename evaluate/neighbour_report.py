@@ -1,14 +1,14 @@
 """The report of `index`: what the neighbour index of each slide is like, as JSON, CSV and pictures."""
 
-import csv
-import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from simtriplet.evaluate.atomic_output import replace_file
+from simtriplet.evaluate.csv_text import csv_text
 from simtriplet.evaluate.graph_picture import draw_graph
+from simtriplet.evaluate.prediction_files import check_file_name
 from simtriplet.wsi.neighbour_statistics import NeighbourStatistics, add_statistics, measure_neighbours
 from simtriplet.wsi.store import SPATIAL, TileStore
 
@@ -54,8 +54,10 @@ def write_neighbour_report(
 
     Raises:
         NeighbourError: if a store has no such index.
-        EvaluationError: if the folder cannot be written.
+        EvaluationError: if a slide's id cannot name a file, or the folder cannot be written.
     """
+    for store in stores:
+        check_file_name(store.slide_id)
     measured = []
     for done, store in enumerate(stores, start=1):
         measured.append(measure_neighbours(store, name))
@@ -115,15 +117,13 @@ def _share(part: int, whole: int) -> float | None:
 
 
 def _as_csv(parts: Sequence[NeighbourStatistics]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(_CSV_COLUMNS)
+    rows: list[Sequence[object]] = [_CSV_COLUMNS]
     for part in parts:
         about = _describe(part)
         far = about["distances_um"]
         values = [about[key] for key in _CSV_COLUMNS[1:9]] + [far[key] for key in ("min", "median", "mean", "max")]
-        writer.writerow([part.slide_id or "all", *("" if value is None else _text(value) for value in values)])
-    return text.getvalue()
+        rows.append([part.slide_id or "all", *("" if value is None else _text(value) for value in values)])
+    return csv_text(rows, line_end="\r\n")
 
 
 def _text(value: float) -> str:

@@ -1,11 +1,10 @@
 """The files of a slide's predictions: GeoJSON, a CSV of probabilities and the classes drawn on the thumbnail."""
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from simtriplet.evaluate.atomic_output import replace_file
+from simtriplet.evaluate.csv_text import csv_text
 from simtriplet.evaluate.labels import tile_ids
 from simtriplet.evaluate.overlay import draw_classes
 from simtriplet.evaluate.prediction import SlidePrediction
@@ -36,7 +35,7 @@ def write_prediction(out: Path, store: TileStore, prediction: SlidePrediction, *
     stem = check_file_name(store.slide_id)
     contents: dict[str, bytes | str] = {
         "geojson": prediction_geojson(store, prediction, merged=merged),
-        "csv": _csv_text(_rows(store, prediction)),
+        "csv": csv_text(_rows(store, prediction)),
         "png": draw_classes(store, prediction.codes, prediction.classes),
     }
     return [replace_file(out / f"{stem}.{ending}", content) for ending, content in contents.items()]
@@ -60,9 +59,3 @@ def _rows(store: TileStore, prediction: SlidePrediction) -> Iterator[Sequence[ob
     columns = tile_ids(store).tolist(), store.base_xy().tolist(), names, prediction.probabilities.tolist()
     for tile_id, (x, y), name, shares in zip(*columns, strict=True):
         yield store.slide_id, tile_id, x, y, name, *(f"{share:.6f}" for share in shares)
-
-
-def _csv_text(rows: Iterator[Sequence[object]]) -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()

@@ -2,13 +2,12 @@
 
 import dataclasses
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 from simtriplet.evaluate.atomic_output import replace_file
 from simtriplet.evaluate.charts import draw_confusion, draw_loss
 from simtriplet.evaluate.evaluation import EvaluationResult
-from simtriplet.evaluate.html_page import figure, page, paragraph, section
+from simtriplet.evaluate.html_page import escape, figure, page, paragraph, section
 from simtriplet.evaluate.protocol_registry import PROTOCOLS
 from simtriplet.evaluate.report_numbers import (
     class_table,

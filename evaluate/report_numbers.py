@@ -1,11 +1,10 @@
 """The parts of a report that hold numbers: summary cards, tables, the note on leakage, the settings."""
 
 from collections.abc import Iterator, Sequence
-from html import escape
 
 from simtriplet.evaluate.bootstrap import Interval
 from simtriplet.evaluate.evaluation import EvaluationResult, FoldResult
-from simtriplet.evaluate.html_page import pairs, paragraph, section, table
+from simtriplet.evaluate.html_page import escape, pairs, paragraph, section, table
 
 __all__ = [
     "class_table",

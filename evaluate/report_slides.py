@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy.typing as npt
 
 from simtriplet.evaluate.atomic_output import replace_file
 from simtriplet.evaluate.evaluation import EvaluationResult
-from simtriplet.evaluate.html_page import figure, paragraph, section, table
+from simtriplet.evaluate.html_page import escape, figure, paragraph, section, table
 from simtriplet.evaluate.overlay import draw_classes, draw_grid
 from simtriplet.evaluate.palette import class_colours
 from simtriplet.wsi.store import TileStore

@@ -3,12 +3,10 @@
 No absolute path and no time goes into them, so that equal evaluations give equal files.
 """
 
-import csv
 import dataclasses
 import importlib.metadata
-import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import numpy as np
 from simtriplet.evaluate.atomic_output import replace_file
 from simtriplet.evaluate.bootstrap import METRICS
 from simtriplet.evaluate.charts import draw_confusion
+from simtriplet.evaluate.csv_text import csv_text
 from simtriplet.evaluate.evaluation import EvaluationResult, FoldResult
 from simtriplet.evaluate.paired import PairedDifference, compare_paired
 
@@ -49,8 +48,8 @@ def write_results(
     against = None if baseline is None or differences is None else _against(baseline, differences)
     values = result_values(result) | {"against": against}
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
-    replace_file(out / "predictions.csv", _csv_text(_prediction_rows(result)))
-    replace_file(out / "results.csv", _csv_text(_metric_rows(result)))
+    replace_file(out / "predictions.csv", csv_text(_prediction_rows(result)))
+    replace_file(out / "results.csv", csv_text(_metric_rows(result)))
     replace_file(out / "confusion_matrix.png", draw_confusion(result.metrics.confusion, result.tiles.classes))
     replace_file(out / "results.json", text + "\n")
 
@@ -141,9 +140,3 @@ def _prediction_rows(result: EvaluationResult) -> Iterator[Sequence[object]]:
         probability = f"{result.probabilities[place, code]:.6f}"
         where = tiles.slides[place], tiles.tile_ids[place], *tiles.base_xy[place].tolist()
         yield *where, tiles.classes[int(tiles.codes[place])], tiles.classes[code], probability
-
-
-def _csv_text(rows: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()

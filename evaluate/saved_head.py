@@ -1,6 +1,5 @@
 """A linear head as a file: one JSON document with its numbers, its classes and the encoder whose features it reads."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from simtriplet.evaluate.labelled_tiles import LabelledTiles
 from simtriplet.evaluate.linear_head import LinearHead, fit_heads
 from simtriplet.evaluate.linear_probe import LinearProbe
 from simtriplet.wsi.errors import CheckpointError
+from simtriplet.wsi.metadata import DAMAGE, check_signed_json, read_regular_file, signed_json
 
 __all__ = ["SavedHead", "fit_head", "fit_result_head", "load_head", "save_head"]
 
@@ -112,7 +112,7 @@ def save_head(path: Path, saved: SavedHead) -> Path:
         # JSON has no infinity, which stands for a class that was not in training
         "bias": [None if math.isinf(value) else value for value in head.bias.tolist()],
     }
-    return replace_file(path, json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
+    return replace_file(path, signed_json(values))
 
 
 def load_head(path: Path) -> SavedHead:
@@ -138,7 +138,7 @@ def load_head(path: Path) -> SavedHead:
         return SavedHead(
             head, classes, str(values["features"]), encoder, fitted, int(values["n_tiles"]), patients, slides
         )
-    except (KeyError, TypeError, ValueError, CheckpointError) as error:
+    except DAMAGE as error:
         raise CheckpointError(f"head '{path}': is damaged ({error}); save it again") from error
 
 
@@ -146,9 +146,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = check_signed_json(read_regular_file(path))
     except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        reason = (error.strerror or error) if isinstance(error, OSError) else error
         raise CheckpointError(f"head '{path}': cannot be read ({reason}); give a file of --save-head") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"head '{path}': is not a head; make one with simtriplet evaluate --save-head")

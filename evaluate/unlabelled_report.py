@@ -2,11 +2,10 @@
 
 import re
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 from simtriplet.evaluate.atomic_output import replace_file
-from simtriplet.evaluate.html_page import figure, page, paragraph, section, table
+from simtriplet.evaluate.html_page import escape, figure, page, paragraph, section, table
 from simtriplet.evaluate.overlay import draw_classes, draw_grid
 from simtriplet.evaluate.report import loss_section
 from simtriplet.evaluate.unlabelled import UnlabelledResult

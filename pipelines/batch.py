@@ -1,37 +1,91 @@
-"""Tile many slides: one task a slide, in this process or on Dask workers; a slide that fails does not stop the others."""
+"""Tile many slides, each in a process that is watched; a slide that fails, hangs or kills its process does not stop the others."""
 
-import csv
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from simtriplet.pipelines.slide_worker import SlideWorker, Tell
+from simtriplet.pipelines.tile_summary import Outcome
+from simtriplet.pipelines.worker_pool import Lost, WorkerPool
 from simtriplet.wsi.errors import SettingsError, SimTripletError
-from simtriplet.wsi.survey import Room
-from simtriplet.wsi.tiling import Existing, SlideJob, TileRequest, TilingSummary, tile_slide, usable_cores
+from simtriplet.wsi.folder_hold import remove_leftover
+from simtriplet.wsi.store import PARTIAL_SUFFIX, STORE_SUFFIX
+from simtriplet.wsi.survey import Room, estimate_batch, room_of_slide
+from simtriplet.wsi.tiling import Existing, SlideJob, TileRequest, tile_slide, usable_cores
 
-__all__ = ["Outcome", "tile_batch", "write_summary"]
+__all__ = ["SLIDE_TIMEOUT_S", "estimate_batch_room", "tile_batch"]
 
 log = logging.getLogger(__name__)
 
+SLIDE_TIMEOUT_S = 3600.0
+"""Six thousand tiles take about three seconds on one core; a slide that takes an hour hangs, or its disk does."""
+
 CONNECT_TIMEOUT_S = 10
-SUMMARY_COLUMNS = ("slide_id", "status", "tiles", "labelled", "mpp", "reader", "seconds", "megabytes", "reason")
+_ESTIMATE_TIMEOUT_S = 60.0
+_NEWS_INTERVAL_S = 0.1
+_DASK_LOST_S = 60
+"""How long a cluster may be without any worker."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one slide: a summary, or the reason of its failure."""
+class _Tile:
+    """The task of tiling a slide; see `tile_batch`."""
 
-    slide_id: str
-    summary: TilingSummary | None
-    reason: str = ""
+    out: Path
+    request: TileRequest
+    existing: Existing
+    threads: int | None
+    tells_room: bool
 
-    @property
-    def status(self) -> str:
-        """One of ok, skipped and failed."""
-        return self.summary.status if self.summary is not None else "failed"
+    def __call__(self, job: SlideJob, tell: Tell) -> Outcome:
+        """Tile one slide; the only place where a failure becomes a line of the summary instead of an error."""
+        try:
+            summary = tile_slide(
+                job,
+                self.out,
+                self.request,
+                existing=self.existing,
+                threads=self.threads,
+                progress=_Slow(tell),
+                tell_room=tell if self.tells_room else None,
+            )
+            return Outcome(job.slide_id, summary)
+        except (SimTripletError, MemoryError) as error:
+            # the summary may be passed on: it names the slide, not the folders of this machine
+            return Outcome(job.slide_id, None, str(error).replace(f"{job.path.parent}/", "") or type(error).__name__)
+        except Exception as error:  # a bug, or a reader's: this slide's own failure too
+            log.debug("slide %s", job.slide_id, exc_info=True)
+            what = " ".join(f"{type(error).__name__}: {error}".split()).replace(f"{job.path.parent}/", "")
+            return Outcome(job.slide_id, None, f"slide '{job.path.name}': {what}; report this as a bug")
+
+
+class _Slow:
+    """Pass progress on ten times a second at most."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell, self._next = tell, 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now >= self._next or done == total:
+            self._next = now + _NEWS_INTERVAL_S
+            self._tell((done, total))
+
+
+@dataclass(frozen=True, slots=True)
+class _Estimate:
+    """The task of estimating how much room a slide's store will take."""
+
+    request: TileRequest
+
+    def __call__(self, job: SlideJob, tell: Tell) -> Room:
+        """Look at a slide; one that cannot be tiled takes none."""
+        return room_of_slide(job, self.request)
 
 
 def tile_batch(
@@ -42,10 +96,11 @@ def tile_batch(
     existing: Existing,
     workers: int = 1,
     scheduler: str | None = None,
+    slide_timeout_s: float | None = SLIDE_TIMEOUT_S,
     progress: Callable[[str, int, int], None] | None = None,
     tell_room: Callable[[Room], None] | None = None,
-) -> Iterator[Outcome]:
-    """Tile slides and yield each outcome as it comes.
+) -> Generator[Outcome, None, None]:
+    """Tile slides and yield each outcome as it comes; close the iterator to stop the work.
 
     Args:
         jobs: the slides.
@@ -54,18 +109,52 @@ def tile_batch(
         existing: what to do about finished stores.
         workers: processes on this machine; the cores are shared out among them as threads.
         scheduler: address of a running Dask scheduler, instead of workers here.
-        progress: called with (slide id, tiles done, tiles in all); only when one process works.
-        tell_room: called with the room that each store will take; only when one process works.
+        slide_timeout_s: a slide that takes longer has failed; None waits for ever.
+        progress: called with (slide id, tiles done, tiles in all); not with a scheduler.
+        tell_room: called with the room that each store will take; not with a scheduler.
     """
-    if scheduler is None and (workers <= 1 or len(jobs) <= 1):
-        for job in jobs:
-            yield _tile_one(job, out, request, existing, None, progress, tell_room)
+    if scheduler is not None:
+        yield from _tile_on_dask(
+            jobs, _Tile(out, request, existing, None, tells_room=False), slide_timeout_s, scheduler
+        )
         return
-    yield from _tile_on_dask(jobs, out, request, existing, workers, scheduler)
+
+    def hear(job: SlideJob, news: Any) -> None:
+        if isinstance(news, Room):
+            if tell_room is not None:
+                tell_room(news)
+        elif progress is not None:
+            progress(job.slide_id, *news)
+
+    n_workers = max(1, min(workers, len(jobs)))
+    threads = max(1, usable_cores() // n_workers) if n_workers > 1 else None
+    task = _Tile(out, request, existing, threads, tells_room=tell_room is not None)
+    with WorkerPool(SlideWorker.forked, n_workers) as pool:
+        for job, result in pool.run(task, jobs, timeout_s=slide_timeout_s, hear=hear):
+            yield _outcome(job, out, result)
+
+
+def _outcome(job: SlideJob, out: Path, result: Any) -> Outcome:
+    if isinstance(result, Lost):
+        remove_leftover(out / f"{job.slide_id}{STORE_SUFFIX}{PARTIAL_SUFFIX}")
+        return Outcome(job.slide_id, None, result.reason)
+    assert isinstance(result, Outcome)
+    return result
+
+
+def estimate_batch_room(jobs: Sequence[SlideJob], request: TileRequest) -> Room:
+    """Estimate the bytes of a batch from a few of its slides, each looked at in a process that may die or hang."""
+
+    def look(picked: Sequence[SlideJob]) -> list[Room]:
+        with WorkerPool(SlideWorker.forked) as pool:
+            found = [room for _, room in pool.run(_Estimate(request), picked, timeout_s=_ESTIMATE_TIMEOUT_S)]
+        return [room for room in found if isinstance(room, Room)]  # the slide's own turn will tell why there is none
+
+    return estimate_batch(jobs, request, look=look)
 
 
 def _tile_on_dask(
-    jobs: Sequence[SlideJob], out: Path, request: TileRequest, existing: Existing, workers: int, scheduler: str | None
+    jobs: Sequence[SlideJob], task: _Tile, slide_timeout_s: float | None, scheduler: str
 ) -> Iterator[Outcome]:
     import dask
 
@@ -74,88 +163,75 @@ def _tile_on_dask(
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")  # a worker process reads this before anything else
     import distributed
 
-    threads = max(1, usable_cores() // max(1, workers)) if scheduler is None else None
-    cluster: Any = scheduler
-    if scheduler is None:
-        cluster = distributed.LocalCluster(
-            n_workers=min(workers, len(jobs)), threads_per_worker=1, dashboard_address=None, memory_limit=0
-        )
-    try:
-        with _connect(cluster) as client:
-            futures = {
-                client.submit(_tile_one, job, out, request, existing, threads, None, None, pure=False, retries=0): job
-                for job in jobs
-            }
-            for future in distributed.as_completed(futures, loop=client.loop):
-                job = futures[future]
-                try:
-                    yield future.result()
-                except Exception as error:  # a worker that died: recorded, so that the others go on
-                    log.debug("slide %s", job.slide_id, exc_info=True)
-                    yield Outcome(job.slide_id, None, f"the worker failed: {type(error).__name__}: {error}")
-    finally:
-        if scheduler is None:
-            cluster.close()
+    with _connect(scheduler) as client:
+        suspects = []
+        for job, future in _futures(client, task, jobs, slide_timeout_s):
+            if isinstance(_error_of(future), distributed.scheduler.KilledWorker):
+                suspects.append(job)
+            else:
+                yield _dask_outcome(job, future)
+        # a worker that is killed takes the slides along that wait for it; alone each shows whether it was the cause
+        for suspect in suspects:
+            for job, future in _futures(client, task, [suspect], slide_timeout_s):
+                yield _dask_outcome(job, future)
 
 
-def _connect(cluster: Any) -> Any:
+def _futures(
+    client: Any, task: _Tile, jobs: Sequence[SlideJob], slide_timeout_s: float | None
+) -> Iterator[tuple[SlideJob, Any]]:
+    """Yield each slide with its future once that is done; None in its place where there is no worker left."""
+    import distributed
+
+    waiting = {client.submit(_tile_on_worker, task, job, slide_timeout_s, pure=False, retries=0): job for job in jobs}
+    while waiting:
+        try:
+            with client.as_current():
+                done = distributed.wait(list(waiting), timeout=_DASK_LOST_S, return_when="FIRST_COMPLETED").done
+        except (TimeoutError, distributed.TimeoutError):
+            if not client.scheduler_info(n_workers=-1)["workers"]:
+                yield from ((job, None) for job in waiting.values())
+                return
+            continue
+        for future in done:
+            yield waiting.pop(future), future
+
+
+def _error_of(future: Any) -> BaseException | None:
+    error: BaseException | None = None if future is None else future.exception()
+    return error
+
+
+def _dask_outcome(job: SlideJob, future: Any) -> Outcome:
+    error = _error_of(future)
+    if future is None:
+        what = "the scheduler has no worker left; start some and tile with --retry-failed"
+    elif error is not None:  # the Dask worker itself died, as often as the scheduler allows
+        what = " ".join(f"the worker failed ({type(error).__name__}: {error})".split())
+    else:
+        outcome = future.result()
+        assert isinstance(outcome, Outcome)
+        return outcome
+    return Outcome(job.slide_id, None, f"slide '{job.path.name}': {what}")
+
+
+def _tile_on_worker(task: _Tile, job: SlideJob, slide_timeout_s: float | None) -> Outcome:
+    """Tile one slide on a Dask worker, in a process of its own: a worker that dies takes what other slides it holds along."""
+    ((_, result),) = _spare_workers().run(task, [job], timeout_s=slide_timeout_s)
+    return _outcome(job, task.out, result)
+
+
+@cache
+def _spare_workers() -> WorkerPool:
+    """Return the pool of this Dask worker, whose processes go from slide to slide and end when it does."""
+    return WorkerPool(SlideWorker.started)
+
+
+def _connect(scheduler: str) -> Any:
     import distributed
 
     try:
-        return distributed.Client(cluster, set_as_default=False, timeout=CONNECT_TIMEOUT_S)
+        return distributed.Client(scheduler, set_as_default=False, timeout=CONNECT_TIMEOUT_S)
     except (OSError, ValueError) as error:
         raise SettingsError(
-            f"scheduler '{cluster}': cannot be reached ({error}); start one with dask scheduler, or leave --scheduler out"
+            f"scheduler '{scheduler}': cannot be reached ({error}); start one with dask scheduler, or leave --scheduler out"
         ) from error
-
-
-def _tile_one(
-    job: SlideJob,
-    out: Path,
-    request: TileRequest,
-    existing: Existing,
-    threads: int | None,
-    progress: Callable[[str, int, int], None] | None,
-    tell_room: Callable[[Room], None] | None,
-) -> Outcome:
-    """Tile one slide; the only place where a failure becomes a line of the summary instead of an error."""
-
-    def report(done: int, total: int) -> None:
-        if progress is not None:
-            progress(job.slide_id, done, total)
-
-    try:
-        summary = tile_slide(
-            job, out, request, existing=existing, threads=threads, progress=report, tell_room=tell_room
-        )
-        return Outcome(job.slide_id, summary)
-    except (SimTripletError, MemoryError) as error:
-        # the summary may be passed on: it names the slide, not the folders of this machine
-        return Outcome(job.slide_id, None, str(error).replace(f"{job.path.parent}/", "") or type(error).__name__)
-
-
-def write_summary(path: Path, outcomes: Sequence[Outcome]) -> None:
-    """Write the run summary as CSV, one row a slide."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(SUMMARY_COLUMNS)
-        writer.writerows(_row(outcome) for outcome in sorted(outcomes, key=lambda outcome: outcome.slide_id))
-    partial.replace(path)
-
-
-def _row(outcome: Outcome) -> list[str]:
-    summary = outcome.summary
-    if summary is None:
-        return [outcome.slide_id, "failed", "", "", "", "", "", "", outcome.reason]
-    return [
-        summary.slide_id,
-        summary.status,
-        str(summary.n_tiles),
-        str(summary.n_labelled),
-        f"{summary.mpp:.6g}",
-        summary.reader,
-        f"{summary.seconds:.2f}",
-        f"{summary.n_bytes / 1e6:.1f}",
-        "",
-    ]

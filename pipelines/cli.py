@@ -1,71 +1,99 @@
 """The program `simtriplet`: one group, its commands, and one line for every failure a user can mend."""
 
+import keyword
 import logging
 import os
-import signal
 import sys
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
+from simtriplet.pipelines.console import JsonFormatter, LogFormat, is_json, set_log_format, tell_error
+from simtriplet.pipelines.stop_signals import StopSignals
+from simtriplet.wsi.disk_room import is_disk_full
 from simtriplet.wsi.errors import SimTripletError
 
 __all__ = ["cli", "main"]
 
 _COMMANDS = {
-    "info": "commands_slides",
-    "tile": "commands_slides",
-    "index": "command_index",
-    "check": "commands_slides",
-    "pretrain": "commands_model",
-    "embed": "commands_model",
-    "evaluate": "command_evaluate",
-    "compare": "command_compare",
-    "predict": "command_predict",
-    "run": "commands_flow",
-    "demo": "commands_flow",
+    "info": ("commands_slides", "Say what slides are: size, levels, resolution."),
+    "tile": ("commands_slides", "Cut the tissue of slides into tile stores."),
+    "index": ("command_index", "Pair adjacent tiles as positives; say how often they agree."),
+    "check": ("command_check", "Verify stores against their checksums; say what can be redone."),
+    "pretrain": ("commands_model", "Learn an encoder from the tiles and their neighbours."),
+    "embed": ("commands_model", "Put an encoder's features into stores."),
+    "evaluate": ("command_evaluate", "Measure features on labels, split by patient."),
+    "compare": ("command_compare", "Measure several encoders on the same tiles and folds."),
+    "predict": ("command_predict", "Predict classes; GeoJSON for QuPath."),
+    "export": ("command_export", "Write stores for other programs."),
+    "import": ("command_import", "Make stores of the tiles that CLAM or TRIDENT chose."),
+    "view": ("command_view", "Look at stores in a web browser."),
+    "run": ("commands_flow", "Do everything that a recipe says, from slides to a report."),
+    "demo": ("commands_flow", "Show the whole job in minutes, on drawn slides."),
 }
-
+"""Module and short help of each: `simtriplet --help` imports none of them."""
 
 _SAME_COMMAND = "run the same command again to go on"
-_GO_ON = {"pretrain": "run the same command with --resume to go on"}
+_GO_ON = {
+    "tile": "run the same command with --existing skip to go on",
+    "pretrain": "run the same command with --resume to go on",
+}
+
+_stop = StopSignals(_SAME_COMMAND)
 
 
 class _LazyGroup(click.Group):
     """Import a command's module when it is asked for: `simtriplet info` need not wait for torch."""
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; an interrupted one says how to go on."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt as stop:  # which click would make an Abort of, whatever the signal was
-            _stop(stop, _GO_ON.get(ctx.invoked_subcommand or "", _SAME_COMMAND))
-
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, short) for name, (_, short) in _COMMANDS.items()])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
         import importlib
 
-        module = importlib.import_module(f"simtriplet.pipelines.{_COMMANDS[cmd_name]}")
-        command = getattr(module, cmd_name)
+        _stop.go_on = _GO_ON.get(cmd_name, _SAME_COMMAND)
+        _stop.importing = True
+        module = importlib.import_module(f"simtriplet.pipelines.{_COMMANDS[cmd_name][0]}")
+        _stop.importing = False
+        command = getattr(module, f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name)
         assert isinstance(command, click.Command)
         return command
+
+
+def _speak(_context: click.Context, _option: click.Parameter, chosen: LogFormat) -> LogFormat:
+    set_log_format(chosen)
+    return chosen
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="simtriplet", prog_name="simtriplet")
 @click.option("-v", "--verbose", count=True, help="More log lines; twice for debugging.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, only warnings and results.")
-def cli(verbose: int, quiet: bool) -> None:
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How messages, progress and errors are written to stderr: for a person, or one JSON object a line.",
+    is_eager=True,  # a wrong option or command is told that way too
+    callback=_speak,
+)
+def cli(verbose: int, quiet: bool, log_format: LogFormat) -> None:
     """Learn an image encoder from unlabelled pathology slides on one GPU.
 
     The steps: tile, index, pretrain, embed, evaluate. `run` does them all from a recipe, `demo` on slides it draws itself.
     """
     level = logging.DEBUG if verbose > 1 else logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True)
+    if log_format == "json":
+        logging.getLogger().handlers[0].setFormatter(JsonFormatter())
     speaks = int(os.environ.get("RANK", "0")) == 0  # of several processes that torchrun started, one warns
     silent = (quiet and not verbose) or (not speaks and verbose < 2)
     logging.getLogger("simtriplet").setLevel(logging.ERROR if silent else level)
@@ -79,43 +107,42 @@ def main() -> None:
     """Run the program: exit status 0 done, 1 a failure told in one line, 2 wrong usage, 130 interrupted, 143 terminated."""
     # torch's threads spin while they wait, which on a machine shared with others halves everybody's speed
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    signal.signal(signal.SIGTERM, _terminate)
+    _stop.heed()
     try:
         cli(standalone_mode=False)
-    except click.exceptions.Abort as abort:
-        _stop(abort.__cause__, _SAME_COMMAND)
-    except click.ClickException as error:
-        error.show()
+    except click.exceptions.Exit as ended:
+        sys.exit(ended.exit_code)
+    except (Exception, KeyboardInterrupt) as error:  # the last boundary: an error none of these lines knows is a bug
+        if _stop.number:  # whatever came of the signal on its way here
+            _stop.end()
+        _tell(error)
+        raise
+    finally:
+        _stop.leave()
+
+
+def _tell(error: BaseException) -> None:
+    """End with one line where the failure is a user's to mend."""
+    if isinstance(error, click.UsageError) and not is_json():
+        error.show()  # with the usage
         sys.exit(error.exit_code)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except SimTripletError as error:
+    if isinstance(error, click.ClickException):
+        _fail(error.format_message(), error.exit_code)
+    if isinstance(error, SimTripletError):
         _fail(str(error), 1)
-    except KeyboardInterrupt as stop:
-        _stop(stop, _SAME_COMMAND)
-    except BrokenPipeError:
+    if isinstance(error, (click.exceptions.Abort, KeyboardInterrupt)):
+        _fail(f"interrupted; {_stop.go_on}", 130)
+    if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    if isinstance(error, OSError) and is_disk_full(error):
+        _fail(f"output{_name_of(error)}: cannot be written ({error.strerror}); free space and {_stop.go_on}", 1)
 
 
-class _TerminatedError(KeyboardInterrupt):
-    """SIGTERM, which schedulers send before they kill, cleans up as Ctrl-C does."""
-
-
-def _terminate(*_: object) -> None:
-    raise _TerminatedError
-
-
-def _stop(cause: BaseException | None, go_on: str) -> NoReturn:
-    """End as a program does that a signal ended; another one now ends it at once, without a traceback."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-    click.echo(err=True)  # behind the terminal's ^C
-    if isinstance(cause, _TerminatedError):
-        _fail(f"terminated; {go_on}", 128 + signal.SIGTERM)
-    _fail(f"interrupted; {go_on}", 128 + signal.SIGINT)
+def _name_of(error: OSError) -> str:
+    return "" if error.filename is None else f" '{error.filename}'"
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    click.echo(f"Error: {' '.join(message.splitlines())}", err=True)
+    tell_error(message, status)
     sys.exit(status)

@@ -42,6 +42,12 @@ __all__ = ["embed", "pretrain"]
     help="Arithmetic of the encoder.  [default: the preset's, auto]",
 )
 @click.option(
+    "--on-nan",
+    type=click.Choice(["stop", "skip"]),
+    default=None,
+    help="After a loss or gradient that is not finite: stop, or leave the step out and count it.  [default: the settings', stop]",
+)
+@click.option(
     "--exclude-patients", type=AnyPath, default=None, help="Text file of patient ids to leave out, one a line."
 )
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in --out.")
@@ -52,6 +58,7 @@ def pretrain(
     config: Path | None,
     preset: str,
     precision: str | None,
+    on_nan: str | None,
     exclude_patients: Path | None,
     resume: bool,
     assignments: tuple[str, ...],
@@ -64,7 +71,7 @@ def pretrain(
       run.activation_checkpointing=true    less memory: compute activations twice
       run.monitor_every_epochs=5           rank, kNN accuracy, slide leakage
       run.keep_every_epochs=50             keep checkpoints for good
-      run.on_nan=skip, run.on_collapse=warn
+      run.on_collapse=warn
       run.compile=off|encoder|step         torch.compile; step: views and loss too
       run.tensorboard=on|off
       run.export=['torchscript']           or 'onnx'
@@ -73,7 +80,8 @@ def pretrain(
     Several GPUs share each batch:
       torchrun --nproc-per-node 4 -m simtriplet.pipelines pretrain STORE... --out RUN
     """  # noqa: D301 (click wants the character itself)
-    overrides = [*assignments, *([f"run.precision={precision}"] if precision else [])]
+    named = {"run.precision": precision, "run.on_nan": on_nan}
+    overrides = [*assignments, *(f"{key}={value}" for key, value in named.items() if value)]
     settings = load_settings(preset=preset, file=config, overrides=overrides)
     excluded = read_patients(exclude_patients) if exclude_patients is not None else ()
     opened = open_stores(stores)

@@ -1,4 +1,4 @@
-"""The commands on slides and stores: info, tile, check."""
+"""The commands on slides: info, tile."""
 
 from pathlib import Path
 from typing import Any
@@ -6,20 +6,19 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from simtriplet.pipelines.console import print_table, progress_bar, say
+from simtriplet.pipelines.batch import SLIDE_TIMEOUT_S
+from simtriplet.pipelines.console import print_table, say, tell_error
 from simtriplet.pipelines.manifest import collect_jobs
-from simtriplet.pipelines.options import AnyPath, existing_option, quiet, stores_argument
+from simtriplet.pipelines.options import AnyPath, existing_option, quiet
 from simtriplet.pipelines.slide_steps import tile_slides
-from simtriplet.wsi.check import check_store
 from simtriplet.wsi.errors import SettingsError, SimTripletError, StoreError
 from simtriplet.wsi.geometry import TilingSpec
 from simtriplet.wsi.quality import QualitySpec
 from simtriplet.wsi.slide import open_slide
-from simtriplet.wsi.store import find_stores
 from simtriplet.wsi.tiling import LabelSpec, TileRequest
 from simtriplet.wsi.tissue import TissueSpec
 
-__all__ = ["check", "info", "tile"]
+__all__ = ["info", "tile"]
 
 
 @click.command()
@@ -45,7 +44,7 @@ def info(slides: tuple[Path, ...], reader: str) -> None:
         columns = ("slide", "width x height (px)", "levels (downsample)", "um per px", "objective", "vendor", "reader")
         print_table("slides", columns, rows)
     for failure in failures[:-1]:
-        say(f"Error: {failure}")
+        tell_error(str(failure), 1)
     if failures:
         raise failures[-1]
 
@@ -130,8 +129,23 @@ def info(slides: tuple[Path, ...], reader: str) -> None:
 )
 @click.option("--min-label-cover", default=0.5, show_default=True, help="Least share of a tile its class covers.")
 @click.option("--background", default=None, help="Class of annotated slides' tiles outside all regions.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Dask worker processes here.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that work here.")
 @click.option("--scheduler", default=None, metavar="ADDRESS", help="Use a running Dask scheduler, tcp://host:8786.")
+@click.option(
+    "--on-damage",
+    type=click.Choice(["error", "skip"]),
+    default="error",
+    show_default=True,
+    help="A region that cannot be decoded fails its slide, or its tiles are left out and listed in the store.",
+)
+@click.option(
+    "--slide-timeout",
+    type=click.FloatRange(0),
+    default=SLIDE_TIMEOUT_S,
+    show_default=True,
+    help="A slide that takes more seconds has failed; 0 waits for ever.",
+)
+@click.option("--retry-failed", is_flag=True, help="Tile only what failed in the run before, by its tile-summary.csv.")
 @existing_option("error")
 def tile(slides: tuple[Path, ...], out: Path, **options: Any) -> None:
     """Cut the tissue of SLIDEs into tiles: one Zarr store a slide, with coordinates, labels and a thumbnail."""
@@ -157,6 +171,7 @@ def tile(slides: tuple[Path, ...], out: Path, **options: Any) -> None:
         codec=options["codec"],
         jpeg_quality=options["jpeg_quality"],
         reader=options["reader"],
+        on_damage=options["on_damage"],
     )
     jobs = collect_jobs(
         slides,
@@ -171,6 +186,8 @@ def tile(slides: tuple[Path, ...], out: Path, **options: Any) -> None:
         existing=options["existing"],
         workers=options["workers"],
         scheduler=options["scheduler"],
+        slide_timeout_s=options["slide_timeout"] or None,
+        retry_failed=options["retry_failed"],
         quiet=quiet(),
     )
     failed = [outcome for outcome in outcomes if outcome.summary is None]
@@ -199,23 +216,3 @@ def _stride(size_px: int, stride_px: int | None, overlap_px: int | None) -> int 
     if not 0 <= overlap_px < size_px:
         raise SettingsError(f"overlap {overlap_px}: must be at least 0 and below the size, {size_px}; correct it")
     return size_px - overlap_px
-
-
-@click.command()
-@stores_argument
-def check(stores: tuple[Path, ...]) -> None:
-    """Verify STOREs: every tile and array against its checksum, neighbour indices against the tiles."""
-    n_damaged = 0
-    paths = find_stores(stores)
-    for path in paths:
-        with progress_bar(f"check {path.name}", "tiles", quiet=quiet()) as tick:
-            problems = check_store(path, progress=tick)
-        for problem in problems:
-            click.echo(f"{path.name}: {problem}")
-        if not problems:
-            click.echo(f"{path.name}: ok")
-        n_damaged += bool(problems)
-    if n_damaged:
-        raise StoreError(
-            f"{n_damaged} of {len(paths)} stores are damaged; tile those slides again with --existing replace"
-        )

@@ -1,7 +1,8 @@
 """The whole job: tile, index, pretrain, embed, evaluate, report; each step skips what an earlier run finished."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from simtriplet.pipelines.slide_steps import make_folder, tile_slides, write_set
 from simtriplet.pretrain.encoder import load_encoder
 from simtriplet.pretrain.settings import PretrainSettings, load_settings
 from simtriplet.wsi.errors import StoreError, TrainingError
+from simtriplet.wsi.folder_hold import FolderHold
 from simtriplet.wsi.store import STORE_SUFFIX, TileStore, open_stores
 
 __all__ = ["FlowResult", "run_recipe"]
@@ -58,6 +60,23 @@ def run_recipe(recipe: Recipe, *, title: str = "SimTriplet", quiet: bool = False
     """
     settings = load_settings(preset=recipe.pretrain.preset, values=recipe.pretrain.changes())
     make_folder(recipe.out)
+    with _holding(recipe.out):
+        return _carry_out(recipe, settings, title, quiet)
+
+
+@contextmanager
+def _holding(out: Path) -> Iterator[None]:
+    try:
+        hold = FolderHold(out)
+    except BlockingIOError as error:
+        raise StoreError(
+            f"output '{out}': another run is working there; wait for it to end, or choose another out"
+        ) from error
+    with hold:
+        yield
+
+
+def _carry_out(recipe: Recipe, settings: PretrainSettings, title: str, quiet: bool) -> FlowResult:
     write_settings(recipe.out / "recipe.toml", relative_to_out(recipe))
     stores, n_failed = _tile(recipe, quiet)
     say("[2/5] index")
@@ -85,6 +104,7 @@ def _tile(recipe: Recipe, quiet: bool) -> tuple[list[TileStore], int]:
         existing="skip",
         workers=recipe.slides.workers,
         scheduler=recipe.slides.scheduler,
+        slide_timeout_s=recipe.slides.timeout_s or None,
         quiet=quiet,
     )
     done = [folder / f"{outcome.slide_id}{STORE_SUFFIX}" for outcome in outcomes if outcome.summary is not None]

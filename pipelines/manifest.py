@@ -2,13 +2,16 @@
 
 import csv
 import difflib
+import io
 import logging
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from simtriplet.pipelines.slide_files import SLIDE_SUFFIXES, find_slides, one_per_series
 from simtriplet.wsi.annotation_file import find_annotation, read_annotations
 from simtriplet.wsi.errors import SettingsError, SlideOpenError
+from simtriplet.wsi.metadata import read_regular_file
 from simtriplet.wsi.registry import nearest_name
 from simtriplet.wsi.tiling import SlideJob, slide_id_of
 
@@ -16,6 +19,7 @@ __all__ = ["collect_jobs", "read_manifest"]
 
 log = logging.getLogger(__name__)
 
+_MOST_BYTES = 1 << 28
 COLUMNS = ("path", "slide_id", "patient_id", "label", "slide_mpp")
 
 
@@ -80,10 +84,10 @@ def read_manifest(path: Path) -> list[SlideJob]:
         SettingsError: if it cannot be read, lacks the column `path`, or a row is malformed.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows = list(reader)
-            columns = list(reader.fieldnames or ())
+        text = read_regular_file(path, most_bytes=_MOST_BYTES).decode("utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        rows = list(reader)
+        columns = list(reader.fieldnames or ())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SettingsError(f"manifest '{path}': cannot be read ({error}); save it as CSV in UTF-8") from error
     if "path" not in columns:
@@ -100,7 +104,7 @@ def read_manifest(path: Path) -> list[SlideJob]:
 
 def _manifest_job(manifest: Path, line: int, row: dict[str, str | None]) -> SlideJob:
     file, slide_id, patient_id, label, mpp = ((row.get(column) or "").strip() for column in COLUMNS)
-    if not file:
+    if not file or "\0" in file:
         raise SettingsError(f"manifest '{manifest}' line {line}: has no path; fill it in")
     slide = manifest.parent / file
     try:
@@ -120,11 +124,17 @@ def _manifest_job(manifest: Path, line: int, row: dict[str, str | None]) -> Slid
 def _refuse_duplicates(jobs: Sequence[SlideJob]) -> None:
     seen: dict[str, SlideJob] = {}
     for job in jobs:
-        first = seen.setdefault(job.slide_id, job)
-        if first is not job:
+        first = seen.setdefault(unicodedata.normalize("NFC", job.slide_id).casefold(), job)
+        if first is job:
+            continue
+        if first.slide_id == job.slide_id:
             raise SettingsError(
                 f"slide id {job.slide_id!r}: is that of both '{first.path}' and '{job.path}'; give them ids in a manifest"
             )
+        raise SettingsError(
+            f"slide ids {first.slide_id!r} and {job.slide_id!r}: name one file on systems that do not tell upper from lower case; "
+            "give them other ids in a manifest"
+        )
 
 
 def _refuse_split_series(jobs: Sequence[SlideJob]) -> None:

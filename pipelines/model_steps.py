@@ -67,6 +67,8 @@ def _say_result(result: PretrainResult) -> None:
         say(f"stopped after {result.steps} steps, as run.max_minutes says; go on with --resume")
     if result.n_isolated:
         say(f"{result.n_isolated} of {result.n_tiles} tiles have no neighbour")
+    if result.skipped_steps:
+        say(f"{result.skipped_steps} of {result.steps} steps were left out: their loss or gradient was not finite")
     folder = RunFolder(result.out)
     say(
         f"model card: {folder.card}; curves: {folder.metrics}"

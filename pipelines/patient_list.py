@@ -3,8 +3,11 @@
 from pathlib import Path
 
 from simtriplet.wsi.errors import SettingsError
+from simtriplet.wsi.metadata import read_regular_file
 
 __all__ = ["read_patients"]
+
+_MOST_BYTES = 1 << 26
 
 
 def read_patients(path: Path) -> tuple[str, ...]:
@@ -14,7 +17,7 @@ def read_patients(path: Path) -> tuple[str, ...]:
         SettingsError: if the file cannot be read as UTF-8 text.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_regular_file(path, most_bytes=_MOST_BYTES).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"patients file '{path}': cannot be read ({error}); pass a UTF-8 text file") from error
     return tuple(line.strip() for line in lines if line.strip())

@@ -1,11 +1,14 @@
 """A recipe: everything from slides to numbers in one TOML file, read into frozen dataclasses."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from simtriplet.evaluate.feature_array import check_feature_name
+from simtriplet.pipelines.batch import SLIDE_TIMEOUT_S
 from simtriplet.pipelines.index_steps import IndexRequest
 from simtriplet.pretrain.settings import PrecisionName
 from simtriplet.wsi.codec import CodecName
@@ -13,7 +16,7 @@ from simtriplet.wsi.errors import SettingsError
 from simtriplet.wsi.geometry import TilingSpec
 from simtriplet.wsi.quality import QualitySpec
 from simtriplet.wsi.settings import build, merge, parse_assignments, read_toml
-from simtriplet.wsi.tile_request import GridName, LabelSpec, TileRequest
+from simtriplet.wsi.tile_request import GridName, LabelSpec, OnDamage, TileRequest
 from simtriplet.wsi.tissue import TissueSpec
 
 __all__ = [
@@ -38,8 +41,10 @@ class SlidesSection:
         annotations: folder of <slide_id>.geojson, or None.
         slide_mpp: micrometres per level-0 pixel where files are wrong or silent.
         reader: auto, tiff, openslide or tiffslide.
-        workers: Dask worker processes on this machine.
+        on_damage: error, or skip: tiles that cannot be decoded are left out and listed in their store.
+        workers: processes on this machine.
         scheduler: address of a running Dask scheduler, instead.
+        timeout_s: a slide that takes longer to tile has failed; 0 waits for ever.
     """
 
     inputs: tuple[Path, ...]
@@ -47,14 +52,18 @@ class SlidesSection:
     annotations: Path | None = None
     slide_mpp: float | None = None
     reader: str = "auto"
+    on_damage: OnDamage = "error"
     workers: int = 1
     scheduler: str | None = None
+    timeout_s: float = SLIDE_TIMEOUT_S
 
     def __post_init__(self) -> None:
         if not self.inputs:
             raise SettingsError("slides.inputs []: must name slides; add a file, folder or manifest")
         if self.workers < 1:
             raise SettingsError(f"slides.workers {self.workers}: must be at least 1; correct it")
+        if not 0 <= self.timeout_s < math.inf:
+            raise SettingsError(f"slides.timeout_s {self.timeout_s}: must be 0 (none) or seconds; correct it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +123,9 @@ class EmbedSection:
     device: str = "auto"
     precision: PrecisionName = "auto"
     baseline: bool = True
+
+    def __post_init__(self) -> None:
+        check_feature_name(self.name)  # now, not after hours of training
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +190,7 @@ class Recipe:
             codec=self.store.codec,
             jpeg_quality=self.store.jpeg_quality,
             reader=self.slides.reader,
+            on_damage=self.slides.on_damage,
         )
 
 

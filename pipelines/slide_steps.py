@@ -1,20 +1,25 @@
 """The step `tile` as plain functions: the command and the recipe runner both call these."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from simtriplet.pipelines.batch import Outcome, tile_batch, write_summary
-from simtriplet.pipelines.console import print_table, progress_bar, say
+from simtriplet.pipelines.batch import SLIDE_TIMEOUT_S, estimate_batch_room, tile_batch
+from simtriplet.pipelines.console import Part, print_table, progress_bar, say
+from simtriplet.pipelines.tile_summary import Outcome, SummaryRow, read_summary, write_summary
+from simtriplet.wsi.disk_room import why_not_written
 from simtriplet.wsi.errors import SettingsError, StoreError
 from simtriplet.wsi.settings import to_toml
 from simtriplet.wsi.slide import READERS
 from simtriplet.wsi.store import STORE_SUFFIX
-from simtriplet.wsi.survey import Room, estimate_batch, gigabytes, refuse_full_disk
+from simtriplet.wsi.survey import Room, gigabytes, refuse_full_disk
 from simtriplet.wsi.tiling import Existing, SlideJob, TileRequest
+from simtriplet.wsi.whole_file import write_whole
 
 __all__ = ["make_folder", "tile_slides", "write_settings"]
 
+SUMMARY_NAME = "tile-summary.csv"
 TILE_COLUMNS = ("slide", "status", "tiles", "labelled", "mpp", "reader", "s", "MB", "reason")
 
 
@@ -28,16 +33,24 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".write-test.partial"
         probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise StoreError(f"output '{path}': cannot be written ({error.strerror}); choose another --out") from error
+        probe.unlink(missing_ok=True)  # another process may be trying too
+    except (OSError, ValueError) as error:  # a ValueError where the name itself is impossible
+        reason = getattr(error, "strerror", None) or error
+        raise StoreError(f"output '{path}': cannot be written ({reason}); choose another --out") from error
 
 
 def write_settings(path: Path, settings: Any) -> None:
-    """Write resolved settings as TOML beside a result, atomically."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(to_toml(settings), encoding="utf-8")
-    partial.replace(path)
+    """Write resolved settings as TOML beside a result, atomically.
+
+    Raises:
+        StoreError: if the disk is full or fails.
+    """
+    data = to_toml(settings).encode()
+    try:
+        write_whole(path, data)
+    except OSError as error:
+        why = why_not_written(error, path.parent, needed=len(data))
+        raise StoreError(f"output '{path}': cannot be written ({why}); free space, or choose another --out") from error
 
 
 def tile_slides(
@@ -48,21 +61,48 @@ def tile_slides(
     existing: Existing,
     workers: int = 1,
     scheduler: str | None = None,
+    slide_timeout_s: float | None = SLIDE_TIMEOUT_S,
+    retry_failed: bool = False,
     quiet: bool = False,
 ) -> list[Outcome]:
-    """Tile slides, print the summary, and write `tile.toml` and `tile-summary.csv` beside the stores."""
+    """Tile slides, print the summary, and write `tile.toml` and `tile-summary.csv` beside the stores.
+
+    The summary file is written anew after each slide, so that a run that was killed has it too.
+
+    Args:
+        jobs: the slides.
+        out: folder of the stores.
+        request: what tiles to make.
+        existing: what to do about finished stores.
+        workers: processes on this machine.
+        scheduler: address of a running Dask scheduler, instead.
+        slide_timeout_s: a slide that takes longer has failed; None waits for ever.
+        retry_failed: take only the slides that an earlier run's summary lists as failed, and keep its other lines.
+        quiet: show no progress.
+
+    Raises:
+        SimTripletError: if nothing can be tiled at all; the failure of one slide is an outcome.
+    """
     _check_names(request)
+    others: Mapping[str, SummaryRow] = {}
+    if retry_failed:
+        jobs, others = _failed_before(jobs, out / SUMMARY_NAME)
+        if not jobs:
+            return []
     make_folder(out)
     one = len(jobs) == 1 and scheduler is None
     if not one:
         _tell_batch_room(jobs, out, request, existing)
     write_settings(out / "tile.toml", request)
     outcomes: list[Outcome] = []
-    with progress_bar("tile", "tiles", quiet=quiet) as tick:
-        total = 0
+    with progress_bar("tile", "tiles", quiet=quiet, parts="slides") as tick:
+        done: dict[str, tuple[int, int]] = {}
 
-        def progress(slide_id: str, done: int, of: int) -> None:
-            tick(total + done, total + of, f"{slide_id} ({len(outcomes) + 1}/{len(jobs)})")
+        def progress(slide_id: str, n_done: int, n_tiles: int) -> None:
+            done[slide_id] = n_done, n_tiles
+            part = Part(slide_id, n_done, n_tiles, len(outcomes) + 1, len(jobs))
+            n_done, n_tiles = (sum(numbers) for numbers in zip(*done.values(), strict=True))
+            tick(n_done, n_tiles, f"{slide_id} ({part.number}/{part.of})", part=part)
 
         batch = tile_batch(
             jobs,
@@ -71,16 +111,33 @@ def tile_slides(
             existing=existing,
             workers=workers,
             scheduler=scheduler,
+            slide_timeout_s=slide_timeout_s,
             progress=progress,
             tell_room=(lambda room: _say_room(room, 1, request)) if one else None,
         )
-        for outcome in batch:
-            outcomes.append(outcome)
-            total += outcome.summary.n_tiles if outcome.summary is not None else 0
-    write_summary(out / "tile-summary.csv", outcomes)
+        with closing(batch):
+            for outcome in batch:
+                outcomes.append(outcome)
+                n_tiles = outcome.summary.n_tiles if outcome.summary is not None else 0
+                done[outcome.slide_id] = n_tiles, n_tiles
+                write_summary(out / SUMMARY_NAME, outcomes, others=others)
     if len(outcomes) > 1 or outcomes[0].summary is not None:  # the failure of a single slide is the command's own error
         print_table("tiling", TILE_COLUMNS, [_tile_row(outcome) for outcome in outcomes])
     return outcomes
+
+
+def _failed_before(jobs: Sequence[SlideJob], summary: Path) -> tuple[list[SlideJob], dict[str, SummaryRow]]:
+    """Return the slides that failed in an earlier run, and the lines of the others."""
+    rows = read_summary(summary)
+    failed = {slide_id for slide_id, row in rows.items() if row["status"] == "failed"}
+    again = [job for job in jobs if job.slide_id in failed]
+    if failed and not again:
+        raise SettingsError(
+            f"summary '{summary}': none of its {len(failed)} failed slides is among the {len(jobs)} given; pass the same slides"
+        )
+    count = f"{len(again)} of {len(rows)} slides" if again else "none"
+    say(f"{count} of the earlier run failed; " + ("tiling those again" if again else "nothing to do"))
+    return again, rows
 
 
 def _check_names(request: TileRequest) -> None:
@@ -99,7 +156,7 @@ def _tell_batch_room(jobs: Sequence[SlideJob], out: Path, request: TileRequest, 
     new = [job for job in jobs if existing == "replace" or not (out / f"{job.slide_id}{STORE_SUFFIX}").exists()]
     if not new:
         return
-    room = estimate_batch(new, request)
+    room = estimate_batch_room(new, request)
     if room.chosen:
         _say_room(room, len(new), request)
         refuse_full_disk(out, room)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from simtriplet.pretrain.settings import PretrainSettings, load_settings
     from simtriplet.pretrain.step_log import StepReport
     from simtriplet.pretrain.trainer import pretrain
+    from simtriplet.pretrain.triplet_dataset import Triplet, TripletDataset
 
 __all__ = [
     "Encoder",
@@ -16,6 +17,8 @@ __all__ = [
     "PretrainResult",
     "PretrainSettings",
     "StepReport",
+    "Triplet",
+    "TripletDataset",
     "load_encoder",
     "load_settings",
     "pretrain",
@@ -27,6 +30,8 @@ _HOMES = {
     "PretrainResult": "result",
     "PretrainSettings": "settings",
     "StepReport": "step_log",
+    "Triplet": "triplet_dataset",
+    "TripletDataset": "triplet_dataset",
     "load_encoder": "encoder",
     "load_settings": "settings",
     "pretrain": "trainer",

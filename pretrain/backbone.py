@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from simtriplet.pretrain.backbone_type import Backbone
 from simtriplet.pretrain.settings import ModelSettings
 from simtriplet.pretrain.timm_backbone import fit_timm_weights, make_timm_backbone
+from simtriplet.pretrain.torch_archive import load_pickle
 from simtriplet.wsi.errors import CheckpointError, SettingsError
 from simtriplet.wsi.registry import Registry
 
@@ -112,16 +113,17 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         CheckpointError: if it cannot be read as either.
     """
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix == ".safetensors" and not path.is_fifo():
             return safetensors.torch.load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = load_pickle(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"weights '{path}': do not exist; give a file of weights") from error
     # torch.load reports damage as any of several builtin errors, UnpicklingError among them
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(f"weights '{path}': cannot be read ({reason}); give a state dict of tensors") from error
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
+    whole = isinstance(loaded, Mapping) and all(isinstance(key, str) for key in loaded)
+    if not whole or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise CheckpointError(f"weights '{path}': hold more than tensors; give a state dict of tensors")
     return cast("dict[str, Tensor]", dict(loaded))
 

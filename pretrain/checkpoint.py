@@ -1,14 +1,18 @@
 """checkpoints/*.pt: everything an exact resume needs, as tensors and plain values, replaced in one rename."""
 
+import contextlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
+from simtriplet.pretrain.torch_archive import load_archive
+from simtriplet.wsi.disk_room import why_not_written
 from simtriplet.wsi.errors import CheckpointError
+from simtriplet.wsi.store import PARTIAL_SUFFIX
 
 __all__ = [
     "CHECKPOINT_FORMAT",
@@ -22,22 +26,33 @@ __all__ = [
 CHECKPOINT_FORMAT = 1
 
 
-def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+def write_checkpoint(path: Path, state: Mapping[str, Any], *, copies: Sequence[Path] = ()) -> None:
     """Write under a temporary name, flush, then rename: a reader sees the old checkpoint or the new one.
 
+    Args:
+        path: of the checkpoint that a run goes on from.
+        state: tensors and plain values.
+        copies: further names of the same checkpoint, which get it first: who goes on from `path` finds them there.
+
     Raises:
-        CheckpointError: if the disk is full or fails.
+        CheckpointError: if the disk is full or fails; what was there before is as it was.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + PARTIAL_SUFFIX)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             torch.save({"format": CHECKPOINT_FORMAT, **state}, file)
             file.flush()
             os.fsync(file.fileno())
+        for other in copies:
+            copy_checkpoint(partial, other)
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        raise CheckpointError(f"checkpoint '{path}': cannot be written ({error}); free space and resume") from error
+        with contextlib.suppress(OSError):
+            partial.unlink()  # the room it takes is wanted
+        if isinstance(error, CheckpointError):
+            raise
+        raise _not_written(path, error, needed=_n_bytes(state)) from error
 
 
 def copy_checkpoint(path: Path, other: Path) -> None:
@@ -48,7 +63,7 @@ def copy_checkpoint(path: Path, other: Path) -> None:
     Raises:
         CheckpointError: if the disk is full or fails.
     """
-    partial = other.with_name(other.name + ".partial")
+    partial = other.with_name(other.name + PARTIAL_SUFFIX)
     try:
         partial.unlink(missing_ok=True)
         try:
@@ -59,7 +74,24 @@ def copy_checkpoint(path: Path, other: Path) -> None:
         # Renaming one name of a file over another name of the same file does nothing, and leaves both.
         partial.unlink(missing_ok=True)
     except OSError as error:
-        raise CheckpointError(f"checkpoint '{other}': cannot be written ({error}); free space and resume") from error
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        needed = path.stat().st_size if path.exists() else 0
+        raise _not_written(other, error, needed=needed) from error
+
+
+def _not_written(path: Path, error: Exception, *, needed: int) -> CheckpointError:
+    why = why_not_written(error, path.parent, needed=needed)
+    return CheckpointError(f"checkpoint '{path}': cannot be written ({why}); free space and resume")
+
+
+def _n_bytes(value: Any) -> int:
+    """Return the bytes of all tensors in nested mappings and lists."""
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    if isinstance(value, Mapping):
+        return sum(map(_n_bytes, value.values()))
+    return sum(map(_n_bytes, value)) if isinstance(value, (list, tuple)) else 0
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -69,11 +101,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: if it is damaged or of another format.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_archive(path)
     # torch.load reports damage as any of several builtin errors, UnpicklingError among them
     except Exception as error:
         raise CheckpointError(f"checkpoint '{path}': cannot be read; start again in another folder") from error
-    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
+    found = state.get("format") if isinstance(state, dict) else None
+    if not isinstance(found, int) or found != CHECKPOINT_FORMAT:  # a tensor has no one truth
         raise CheckpointError(f"checkpoint '{path}': is of another format; resume with the version that wrote it")
     return cast("dict[str, Any]", state)
 

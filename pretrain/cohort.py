@@ -1,9 +1,12 @@
 """The stores of one run: which are trained on, in which order, and what tells them from others."""
 
+import dataclasses
 import logging
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -16,6 +19,14 @@ from simtriplet.wsi.store import NeighbourGraph, TileStore
 __all__ = ["Cohort"]
 
 logger = logging.getLogger(__name__)
+
+
+class _Pairs(NamedTuple):
+    """What the draw needs of a store's index: who is whose neighbour, and how much each pair counts."""
+
+    graph: NeighbourGraph
+    weights: npt.NDArray[np.float32] | None
+    build: str
 
 
 class Cohort:
@@ -52,20 +63,31 @@ class Cohort:
             raise TrainingError(f"{len(stores)} tile stores: none is left to train on; exclude fewer patients")
         self.stores = sorted(kept, key=lambda store: store.slide_id)
         self.numbering = TileNumbering(self.stores)
-        self._graphs: list[NeighbourGraph] | None = None
-        if neighbours is not None:
-            self._graphs = [store.neighbours(neighbours) for store in self.stores]
-        self._pair_weights = None
-        self._features = similarity_features if "similarity" in pair_weights and self._graphs else None
-        if pair_weights and self._graphs is not None:
-            self._pair_weights = [
-                weigh_pairs(store, graph, pair_weights, features=similarity_features)
-                for store, graph in zip(self.stores, self._graphs, strict=True)
-            ]
+        self._index, self._weighed = neighbours, tuple(pair_weights)
+        self._features = similarity_features if "similarity" in pair_weights and neighbours is not None else None
+        self._pairs = None if neighbours is None else self._read_pairs(neighbours)
+        self._builds = [None] * len(self.stores) if self._pairs is None else [pairs.build for pairs in self._pairs]
+
+    def _read_pairs(self, neighbours: str) -> list[_Pairs]:
+        return [self._pairs_of(store, neighbours) for store in self.stores]
+
+    def _pairs_of(self, store: TileStore, neighbours: str) -> _Pairs:
+        graph = store.neighbours(neighbours)
+        weights = None
+        if self._weighed:
+            weights = weigh_pairs(store, graph, self._weighed, features=self._features)
+        # distances are needed for weights only, and are most of an index
+        bare = dataclasses.replace(graph, distances_um=np.zeros(0))
+        return _Pairs(bare, weights, str(graph.rule.get("build_id")))
 
     def neighbour_draw(self, device: torch.device) -> NeighbourDraw | None:
-        """Return the draw of neighbours, None where the objective uses none."""
-        return None if self._graphs is None else NeighbourDraw(self._graphs, device=device, weights=self._pair_weights)
+        """Return the draw of neighbours, None where the objective uses none; the cohort lets go of what it has read for it."""
+        if self._index is None:
+            return None
+        pairs = self._pairs or self._read_pairs(self._index)
+        self._pairs = None
+        weights = [one.weights for one in pairs if one.weights is not None]
+        return NeighbourDraw([one.graph for one in pairs], device=device, weights=weights if self._weighed else None)
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -83,17 +105,16 @@ class Cohort:
 
     def describe(self) -> list[dict[str, Any]]:
         """Return plain values that tell these stores from others: slide, patient, tiles, index and features compared."""
-        graphs: Sequence[NeighbourGraph | None] = self._graphs or [None] * len(self.stores)
         return [
             {
                 "slide": store.slide_id,
                 "patient": store.patient_id,
                 "n_tiles": len(store),
                 "tiles_id": str(store.attributes["tiles_id"]),
-                "index": None if graph is None else str(graph.rule.get("build_id")),
+                "index": build,
                 "features": None if self._features is None else _encoder_of(store, self._features),
             }
-            for store, graph in zip(self.stores, graphs, strict=True)
+            for store, build in zip(self.stores, self._builds, strict=True)
         ]
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import importlib.metadata
-import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,8 +20,12 @@ from torch import Tensor, nn
 from simtriplet.pretrain.backbone import load_backbone_weights, make_backbone
 from simtriplet.pretrain.checkpoint import read_checkpoint
 from simtriplet.pretrain.precision import autocast, pick_precision
+from simtriplet.pretrain.setting_rules import require
 from simtriplet.pretrain.settings import PrecisionName
+from simtriplet.pretrain.torch_archive import understanding
+from simtriplet.wsi.disk_room import why_not_written
 from simtriplet.wsi.errors import CheckpointError, SettingsError
+from simtriplet.wsi.metadata import check_signed_json, read_regular_file, signed_json
 from simtriplet.wsi.settings import build
 
 __all__ = ["Encoder", "EncoderInfo", "load_encoder", "package_versions", "save_encoder"]
@@ -67,6 +71,16 @@ class EncoderInfo:
     initial_weights: str | None = None
     initial_weights_hash: str | None = None
 
+    def __post_init__(self) -> None:
+        for name, least, most in (("feature_dim", 1, 1 << 20), ("image_size_px", 1, 1 << 24), ("steps", 0, 1 << 60)):
+            value = getattr(self, name)
+            require(least <= value <= most, name, value, f"lie in {least}..{most}")
+        for name in ("mpp", "tile_size_px"):
+            value = getattr(self, name)
+            require(value is None or 0 < value < math.inf, name, value, "be a positive number")
+        require(all(map(math.isfinite, self.mean)), "mean", self.mean, "be finite")
+        require(all(0 < value < math.inf for value in self.std), "std", self.std, "be positive numbers")
+
     @property
     def image_mpp(self) -> float | None:
         """Micrometres per pixel of a whole tile resized to the encoder's images; None where that is not known."""
@@ -79,8 +93,8 @@ class EncoderInfo:
         return {**dataclasses.asdict(self), "versions": dict(self.versions)}
 
     def to_json(self) -> str:
-        """Return the text of encoder.json."""
-        return json.dumps(self.to_values(), indent=2) + "\n"
+        """Return the text of encoder.json, which ends with its own checksum."""
+        return signed_json(self.to_values(), indent=2)
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> "EncoderInfo":
@@ -187,17 +201,23 @@ def save_encoder(folder: Path, backbone: nn.Module, info: EncoderInfo) -> Encode
     encoded = safetensors.torch.save(weights)
     info = dataclasses.replace(info, checkpoint_hash=hashlib.sha256(encoded).hexdigest())
     try:
-        _replace(folder / "encoder.safetensors", encoded)
+        # the weights last: where there are any, a run has an encoder
         _replace(folder / "encoder.json", info.to_json().encode())
+        _replace(folder / "encoder.safetensors", encoded)
     except OSError as error:
-        raise CheckpointError(f"encoder '{folder}': cannot be written ({error.strerror}); free space") from error
+        why = why_not_written(error, folder, needed=len(encoded))
+        raise CheckpointError(f"encoder '{folder}': cannot be written ({why}); free space and resume") from error
     return info
 
 
 def _replace(path: Path, data: bytes) -> None:
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def load_encoder(source: str | Path, *, allow_download: bool = False) -> Encoder:
@@ -230,29 +250,36 @@ def _load_from_checkpoint(file: Path) -> Encoder:
     """Take the backbone out of what a run saved to be resumed from, such as the best or a kept checkpoint."""
     state = read_checkpoint(file)
     prefix = "backbone."
-    weights = {key.removeprefix(prefix): value for key, value in state["model"].items() if key.startswith(prefix)}
-    encoded = safetensors.torch.save({key: value.contiguous() for key, value in weights.items()})
-    info = EncoderInfo.from_values(state["encoder"])
-    info = dataclasses.replace(info, checkpoint_hash=hashlib.sha256(encoded).hexdigest())
-    backbone = make_backbone(info.backbone, image_size_px=info.image_size_px)
-    load_backbone_weights(backbone.module, weights, source=str(file))
-    return Encoder(backbone.module, info)
+    with understanding(file):
+        weights = {key.removeprefix(prefix): value for key, value in state["model"].items() if key.startswith(prefix)}
+        encoded = safetensors.torch.save({key: value.contiguous() for key, value in weights.items()})
+        info = EncoderInfo.from_values(state["encoder"])
+        info = dataclasses.replace(info, checkpoint_hash=hashlib.sha256(encoded).hexdigest())
+    return _make_encoder(info, weights, file)
 
 
 def _load_saved(file: Path) -> Encoder:
-    if not file.exists():
+    if not file.is_file():
         unfinished = (file.parent / "checkpoints").is_dir()
         cure = "finish the run with --resume" if unfinished else "give a run folder or an encoder.safetensors file"
         raise CheckpointError(f"encoder '{file}': does not exist; {cure}")
     try:
-        info = EncoderInfo.from_values(json.loads(file.with_suffix(".json").read_text(encoding="utf-8")))
+        info = EncoderInfo.from_values(check_signed_json(read_regular_file(file.with_suffix(".json"))))
         encoded = file.read_bytes()
         weights = safetensors.torch.load(encoded)
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, MemoryError, safetensors.SafetensorError) as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"encoder '{file}': cannot be read ({reason}); train or copy it again") from error
     if hashlib.sha256(encoded).hexdigest() != info.checkpoint_hash:
         raise CheckpointError(f"encoder '{file}': is not the file encoder.json describes; copy both again")
+    return _make_encoder(info, weights, file)
+
+
+def _make_encoder(info: EncoderInfo, weights: Mapping[str, Tensor], file: Path) -> Encoder:
     backbone = make_backbone(info.backbone, image_size_px=info.image_size_px)
+    if backbone.feature_dim != info.feature_dim:
+        raise CheckpointError(
+            f"encoder '{file}': tells of {info.feature_dim} features, a {info.backbone} has {backbone.feature_dim}; copy it again"
+        )
     load_backbone_weights(backbone.module, weights, source=str(file))
     return Encoder(backbone.module, info)

@@ -8,19 +8,18 @@ from typing import Any, NoReturn, Self
 
 __all__ = ["DeferredInterrupt"]
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-_PATIENCE_S = 5.0
-"""Schedulers, terminals and torchrun send a signal two or three times at once, while a checkpoint takes its time."""
+_PATIENCE_S = {signal.SIGINT: 1.0, signal.SIGTERM: 5.0}
+"""Schedulers, terminals and torchrun send a signal two or three times at once, while a checkpoint takes its time; a person
+who presses Ctrl-C a second time does not want to wait for it."""
 
 
 class DeferredInterrupt:
     """A context manager that notes SIGINT or SIGTERM instead of raising in the middle of a step.
 
     Who notices the note saves what there is to save and hands the signal on to the handler that was there before: each
-    signal keeps its meaning. A signal that nobody noticed is handed on at the end of the block. More signals within five
-    seconds are the same wish again; a later one is impatience, and is handed on at once. Outside the main thread, where
-    Python allows no handlers, it does nothing.
+    signal keeps its meaning, and one that the process was started to ignore stays ignored. A signal that nobody noticed is
+    handed on at the end of the block. More signals within five seconds (Ctrl-C: one) are the same wish again; a later one
+    is impatience, and is handed on at once. Outside the main thread, where Python allows no handlers, it does nothing.
 
     Attributes:
         number: of the first signal that came, 0 while there is none.
@@ -34,7 +33,8 @@ class DeferredInterrupt:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {int(number): signal.signal(number, self._note) for number in _SIGNALS}
+            heeded = [number for number in _PATIENCE_S if signal.getsignal(number) is not signal.SIG_IGN]
+            self._previous = {int(number): signal.signal(number, self._note) for number in heeded}
         return self
 
     def __exit__(
@@ -54,7 +54,7 @@ class DeferredInterrupt:
         now = time.monotonic()
         if not self.number:
             self.number, self._came_at = number, now
-        elif now - self._came_at >= _PATIENCE_S:
+        elif now - self._came_at >= _PATIENCE_S[signal.Signals(number)]:
             self.hand_on(number)
 
     def hand_on(self, number: int) -> NoReturn:

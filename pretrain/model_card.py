@@ -97,11 +97,13 @@ def _training_lines(settings: PretrainSettings, result: PretrainResult, *, uses_
     warmup = f"warm-up over {schedule.warmup_steps} steps" if schedule.warmup_steps else "no warm-up"
     compiled = "" if run.compiled == "off" else f", {run.compiled} compiled"
     sample = "triplets" if uses_neighbour else "pairs of views"
+    left_out = f"{result.skipped_steps} of these steps changed nothing: a loss or gradient was not finite"
     return [
         "## Training",
         "",
         f"* objective {_objective_words(settings.objective, uses_neighbour=uses_neighbour)}",
         f"* {result.steps} steps of {result.batch_size} {sample}, {result.epochs} epochs begun, seed {run.seed}",
+        *([f"* {left_out}"] if result.skipped_steps else []),
         f"* SGD, learning rate {schedule.peak:g}, momentum {optimiser.momentum:g}, weight decay {optimiser.weight_decay:g}",
         f"* {warmup}, then a cosine to step {schedule.total_steps}",
         f"* precision {pick_precision(run.precision, device)} on {device.type}{compiled}",

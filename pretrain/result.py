@@ -21,6 +21,7 @@ class PretrainResult:
         batch_size: triplets a step; smaller than asked for where there are fewer tiles.
         n_tiles: tiles trained on.
         n_isolated: tiles without a neighbour, which were trained with themselves or left out.
+        skipped_steps: steps that changed nothing, as their loss or gradient was not finite.
     """
 
     out: Path
@@ -33,3 +34,4 @@ class PretrainResult:
     batch_size: int
     n_tiles: int
     n_isolated: int
+    skipped_steps: int = 0  # which the checkpoint of an older version's finished run does not tell

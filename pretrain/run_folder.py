@@ -6,12 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from simtriplet.pretrain.checkpoint import copy_checkpoint, read_checkpoint, write_checkpoint
+from simtriplet.pretrain.checkpoint import read_checkpoint, write_checkpoint
 from simtriplet.pretrain.distributed import World
 from simtriplet.pretrain.settings import PretrainSettings
 from simtriplet.pretrain.settings_file import write_settings
+from simtriplet.pretrain.torch_archive import understanding
+from simtriplet.wsi.disk_room import is_disk_full, why_not_written
 from simtriplet.wsi.errors import SimTripletError, TrainingError
+from simtriplet.wsi.folder_hold import FolderHold
 from simtriplet.wsi.settings import build, to_values
+from simtriplet.wsi.store import PARTIAL_SUFFIX
 
 __all__ = ["RunFolder", "begin_together"]
 
@@ -33,6 +37,8 @@ _FREE_SETTINGS = {
 """May differ on resuming: they change how a run goes on, not what comes out; but for run.threads, on which the last bits of
 sums depend."""
 
+_RECORDS_BYTES = 1 << 20
+"""What settings and metrics take, generously."""
 
 _STORE_PARTS = {
     "tiles_id": "other tiles",
@@ -58,27 +64,36 @@ class RunFolder:
         self.events = path / "tensorboard"
         self.encoder = path / "encoder.safetensors"
         self.card = path / "README.md"
+        self._hold: FolderHold | None = None
 
     def begin(self, settings: PretrainSettings, stores: list[dict[str, Any]], *, resume: bool) -> dict[str, Any] | None:
-        """Claim the folder for a run, or find the checkpoint to go on from.
+        """Claim the folder for a run until `close`, and find the checkpoint to go on from.
+
+        What a killed process left is removed; a run of which there is no checkpoint and no encoder begins anew.
 
         Returns:
             The checkpoint, None where the run starts from nothing.
 
         Raises:
-            TrainingError: if a run is here and `resume` is not set, or it has other settings or stores.
+            TrainingError: if a run is here and `resume` is not set, or it has other settings or stores; or another process
+                is training in the folder, or it cannot be written.
             CheckpointError: if the checkpoint is damaged.
         """
+        self._take()
         if not resume and self._is_used():
             raise TrainingError(f"run folder '{self.path}': holds a run; pass --resume to go on, or another --out")
         if self.checkpoint.exists():
             state = read_checkpoint(self.checkpoint)
-            self._check_same(state, settings, stores)
-            for lines in (self.metrics, self.monitor):
-                _drop_lines_after(lines, state["step"])
+            with understanding(self.checkpoint):
+                self._check_same(state, settings, stores)
+                state["step"], state["finished"] = int(state["step"]), bool(state["finished"])
+            try:
+                for lines in (self.metrics, self.monitor):
+                    _drop_lines_after(lines, state["step"])
+            except OSError as error:
+                raise self._not_writable(error) from error
             return state
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             self.metrics.unlink(missing_ok=True)
             self.monitor.unlink(missing_ok=True)
         except OSError as error:
@@ -86,12 +101,35 @@ class RunFolder:
         self.write_settings(settings, {})
         return None
 
+    def close(self) -> None:
+        """Let other processes use the folder."""
+        if self._hold is not None:
+            self._hold.release()
+            self._hold = None
+
+    def _take(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._hold = FolderHold(self.path)
+            for folder in (self.path, self.checkpoint.parent):
+                for left in folder.glob(f"*{PARTIAL_SUFFIX}"):
+                    left.unlink(missing_ok=True)
+        except BlockingIOError as error:
+            raise TrainingError(
+                f"run folder '{self.path}': another process is training in it; wait for it to end, or pass another --out"
+            ) from error
+        except OSError as error:
+            raise self._not_writable(error) from error
+
     def _not_writable(self, error: OSError) -> TrainingError:
+        if is_disk_full(error):
+            why = why_not_written(error, self.path, needed=_RECORDS_BYTES)
+            return TrainingError(f"run folder '{self.path}': cannot be written ({why}); free space and resume")
         return TrainingError(f"run folder '{self.path}': cannot be written ({error.strerror}); choose another --out")
 
     def _is_used(self) -> bool:
-        """Settings alone are left by a run that failed before its first step, and stand in nobody's way."""
-        return any(file.exists() for file in (self.checkpoint, self.metrics, self.encoder))
+        """Settings and metrics alone are left by a run that ended before its first checkpoint, and stand in nobody's way."""
+        return self.encoder.exists() or any(self.checkpoint.parent.glob("*.pt"))
 
     def write_settings(self, settings: PretrainSettings, chosen: Mapping[str, str | int] | None = None) -> None:
         """Say what the run was told and what it chose; see settings_file.
@@ -132,11 +170,10 @@ class RunFolder:
             is_best: whether it is the best so far.
             keep_as_epoch: after which epoch to keep it for good, as checkpoints/epoch_0010.pt; None: it is not kept.
         """
-        write_checkpoint(self.checkpoint, state)
-        if is_best:
-            copy_checkpoint(self.checkpoint, self.best_checkpoint)
+        copies = [self.best_checkpoint] if is_best else []
         if keep_as_epoch is not None:
-            copy_checkpoint(self.checkpoint, self.kept_checkpoint(keep_as_epoch))
+            copies.append(self.kept_checkpoint(keep_as_epoch))
+        write_checkpoint(self.checkpoint, state, copies=copies)
 
     def kept_checkpoint(self, epoch: int) -> Path:
         """Return where the checkpoint after an epoch is kept."""
@@ -171,7 +208,7 @@ def _drop_lines_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + PARTIAL_SUFFIX)
     partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
     os.replace(partial, path)
 

@@ -26,6 +26,7 @@ from simtriplet.pretrain.settings import PretrainSettings
 from simtriplet.pretrain.step_log import StepLog
 from simtriplet.pretrain.tiles import TileSource
 from simtriplet.pretrain.timetable import Timetable
+from simtriplet.pretrain.torch_archive import understanding
 from simtriplet.pretrain.warm_in import WarmIn
 from simtriplet.wsi.errors import TrainingError
 from simtriplet.wsi.settings import to_values
@@ -89,7 +90,8 @@ class RunParts:
         self.between_steps = True  # so that all of the state is of that step
         self.last_loss = self.last_z_std = math.nan
         if state is not None:
-            self.restore(state)
+            with understanding(self.folder.checkpoint):
+                self.restore(state)
         self.records = RunRecords(folder, writes=world.is_first, tensorboard=run.tensorboard, after_step=self.step)
 
     def _isolated_share(self) -> float | None:
@@ -160,6 +162,7 @@ class RunParts:
             "batch_size": self.batch_size,
             "n_tiles": len(self.batches.sampler.anchors),
             "n_isolated": self.batches.n_isolated,
+            "skipped_steps": self.log.skipped,
         }
 
     def describe(self) -> EncoderInfo:

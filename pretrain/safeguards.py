@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 _SKIPS_IN_A_ROW = 50
 """A loss scaler that starts too high is right after twenty."""
 _STEADIER = "lower optimiser.base_lr or use run.precision=fp32"
+_OR_SKIP = "lower optimiser.base_lr, use run.precision=fp32, or leave such steps out with --on-nan skip"
 
 
 class Safeguards:
@@ -76,11 +77,12 @@ class Safeguards:
             TrainingError: if a loss or gradient is not finite and steps are not to be skipped, or none but skipped ones came
                 of late.
         """
-        what = f"{bad.what} of step {bad.step}: is not finite" if bad is not None and self.run.on_nan == "stop" else ""
         if skipped_in_a_row >= _SKIPS_IN_A_ROW:
             what = f"steps up to {step}: {skipped_in_a_row} in a row had a loss or gradient that is not finite"
-        if what:
             raise TrainingError(f"{what}; {_STEADIER} (last good checkpoint: {self._good_checkpoint(step)})")
+        if bad is not None and self.run.on_nan == "stop":
+            what = f"{bad.what} of step {bad.step}: is not finite"
+            raise TrainingError(f"{what}; {_OR_SKIP} (last good checkpoint: {self._good_checkpoint(bad.step)})")
 
     def check_weights(self, step: int, *, finite: bool) -> None:
         """Look at what is about to be written.

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simtriplet.pretrain.neighbours import NeighbourDraw
+from simtriplet.pretrain.neighbours import DrawnPairs, NeighbourDraw
 from simtriplet.wsi.errors import TrainingError
 
 __all__ = ["TripletSampler", "balanced_order", "seed_of"]
@@ -61,8 +61,8 @@ class TripletSampler:
             counts = torch.bincount(slides)
             self._tiles_of = list(torch.split(slides.argsort(stable=True), counts[counts > 0].tolist()))
         self._planned = (-1, -1)  # epoch, and generation of what its neighbours were drawn from
-        self._ids = torch.empty(0, dtype=torch.int64)
-        self._weights: Tensor | None = None
+        self._planned_anchors = torch.empty(0, dtype=torch.int64)
+        self._planned_pairs: DrawnPairs | None = None
 
     @property
     def n_views(self) -> int:
@@ -72,12 +72,14 @@ class TripletSampler:
     def ids(self, step: int) -> Tensor:
         """Return (v, n) int64 tile numbers of a step: anchor, anchor and, where it is used, neighbour."""
         places = self._places(step)
-        return self._ids[:, places]
+        anchors, pairs = self._planned_anchors[places], self._planned_pairs
+        return torch.stack([anchors, anchors] if pairs is None else [anchors, anchors, pairs.neighbours[places]])
 
     def weights(self, step: int) -> Tensor | None:
         """Return (n,) float32, how much the neighbour of each anchor of a step counts; None where all count 1."""
         places = self._places(step)
-        return None if self._weights is None else self._weights[places]
+        pairs = self._planned_pairs
+        return None if pairs is None or pairs.weights is None else pairs.weights[places]
 
     def _places(self, step: int) -> slice:
         """Plan the step's epoch where that is not done, or was done before the neighbours to draw from changed."""
@@ -90,14 +92,13 @@ class TripletSampler:
 
     def _plan(self, epoch: int) -> None:
         """Draw a whole epoch at once, so that a step in its middle can be found again without replaying the others."""
+        self._planned_pairs = None  # the last epoch's, before there is memory for this one's
         generator = torch.Generator().manual_seed(seed_of(self.seed, epoch))
-        anchors = self.anchors[self._order(generator)].to(self.device)
+        self._planned_anchors = self.anchors[self._order(generator)].to(self.device)
         if self.neighbours is None:
-            self._ids = torch.stack([anchors, anchors])
             return
         fresh = torch.Generator(self.device).manual_seed(seed_of(self.seed, epoch, 1))
-        pairs = self.neighbours.draw_pairs(anchors, fresh)
-        self._ids, self._weights = torch.stack([anchors, anchors, pairs.neighbours]), pairs.weights
+        self._planned_pairs = self.neighbours.draw_pairs(self._planned_anchors, fresh)
 
     def _order(self, generator: torch.Generator) -> Tensor:
         if self._tiles_of is None:

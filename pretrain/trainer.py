@@ -26,6 +26,7 @@ from simtriplet.pretrain.settings import PretrainSettings
 from simtriplet.pretrain.step_log import StepReport
 from simtriplet.pretrain.stop_vote import OUT_OF_TIME, StopVote
 from simtriplet.pretrain.tiles import open_tiles, pick_tier
+from simtriplet.pretrain.torch_archive import understanding
 from simtriplet.wsi.store import TileStore
 
 __all__ = ["PretrainResult", "pretrain"]
@@ -75,7 +76,7 @@ def pretrain(
         similarity_features=settings.data.similarity_features,
     )
     folder, run, threads = RunFolder(out), settings.run, settings.run.threads
-    with join_world(run.device) as world, cpu_threads(threads):
+    with closing(folder), join_world(run.device) as world, cpu_threads(threads):
         state = begin_together(world, folder, settings, cohort.describe(), resume=resume)
         if state is not None and state["finished"]:
             return _take_finished(world, folder, settings, state)
@@ -99,7 +100,8 @@ def _take_finished(
         folder.write_settings(settings)
         write_missing_exports(folder, settings.run.export)
     world.tell(None)  # nobody leaves before the files are there
-    return PretrainResult(out=folder.path, encoder=folder.encoder, **state["result"])
+    with understanding(folder.checkpoint):
+        return PretrainResult(out=folder.path, encoder=folder.encoder, **state["result"])
 
 
 class _Run(RunParts):

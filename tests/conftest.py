@@ -27,6 +27,18 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
+@pytest.fixture(scope="session")
+def n_kills() -> int:
+    """Moments at which a command is killed; `make torture` asks for more."""
+    return int(os.environ.get("SIMTRIPLET_FAULTS", "20"))
+
+
+@pytest.fixture(scope="session")
+def n_mutants() -> int:
+    """Damaged files of each kind that are tried; `make torture` asks for more."""
+    return int(os.environ.get("SIMTRIPLET_FUZZ", "2000"))
+
+
 @pytest.fixture
 def store_factory(tmp_path: Path) -> StoreFactory:
     """Make a store of rows x cols tiles without a slide: two classes that differ in texture, split by column."""

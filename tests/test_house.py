@@ -70,7 +70,7 @@ def test_what_the_trainer_can_do_with_has_an_extra_and_is_tested(project: dict[s
     needed = {name for exporter in EXPORTERS.values() for name in exporter.needs}
     assert named["export"] == needed | {"onnxruntime"}  # what runs the file
     (installed,) = (item for item in extras["dev"] if item.startswith("simtriplet["))
-    assert set(re.split(r"[\[\],]", installed)[1:-1]) == {*named, "parquet"}
+    assert set(re.split(r"[\[\],]", installed)[1:-1]) == {*named, "parquet", "docs"}
     assert "[dev,interop]" in (ROOT / "Makefile").read_text()
 
 
@@ -87,7 +87,11 @@ def test_readme_gives_the_two_commands_and_the_makefile_has_them() -> None:
 def test_packages_are_flat_and_typed(package: str) -> None:
     folder = ROOT / package
     assert (folder / "py.typed").exists()
-    assert [path.name for path in folder.iterdir() if path.is_dir() and path.name != "__pycache__"] in ([], ["presets"])
+    assert [path.name for path in folder.iterdir() if path.is_dir() and path.name != "__pycache__"] in (
+        [],
+        ["presets"],
+        ["browser"],
+    )
 
 
 def test_installed_packages_are_found_under_the_project_name_only() -> None:

@@ -1,7 +1,7 @@
 """Annotations: named regions drawn by pathologists, and the class of each tile that follows from them."""
 
+import errno
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,15 @@ import shapely
 
 from simtriplet.wsi.area_cover import Cover
 from simtriplet.wsi.errors import AnnotationError
+from simtriplet.wsi.metadata import read_regular_file
 from simtriplet.wsi.table import Categorical
 
 __all__ = ["NamedRegion", "label_tiles", "mend_area", "open_annotation", "read_geojson", "ring_area"]
 
 Area: TypeAlias = shapely.Polygon | shapely.MultiPolygon
 MAX_FILE_BYTES = 1 << 29
+MAX_COORDINATE_PX = 1e9
+"""Far beyond any slide; squares of it are still exact enough for areas."""
 
 _AREAS = ("Polygon", "MultiPolygon")
 
@@ -35,6 +38,12 @@ class NamedRegion:
     name: str
     area: Area
 
+    def __post_init__(self) -> None:
+        try:
+            self.name.encode()
+        except UnicodeEncodeError as error:
+            raise AnnotationError(f"annotated class {self.name!r}: is no Unicode text; rename it") from error
+
 
 def open_annotation(path: Path, *, n_bytes: int | None = None) -> bytes:
     """Return the first `n_bytes` of an annotation file, or all of them.
@@ -43,13 +52,10 @@ def open_annotation(path: Path, *, n_bytes: int | None = None) -> bytes:
         AnnotationError: if it cannot be read or is larger than 512 MiB, far above what people draw.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1 if n_bytes is None else n_bytes)
+        return read_regular_file(path, most_bytes=MAX_FILE_BYTES, n_bytes=-1 if n_bytes is None else n_bytes)
     except OSError as error:
-        raise AnnotationError(f"annotation '{path}': cannot be read ({error.strerror}); check the path") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise AnnotationError(f"annotation '{path}': is larger than {MAX_FILE_BYTES >> 20} MiB; split or simplify it")
-    return data
+        cure = "split or simplify it" if error.errno == errno.EFBIG else "check the path"
+        raise AnnotationError(f"annotation '{path}': cannot be read ({error.strerror}); {cure}") from error
 
 
 def ring_area(
@@ -84,13 +90,16 @@ def mend_area(shape: shapely.Geometry, what: str, path: Path) -> Area | None:
     if shape.geom_type not in _AREAS or shape.is_empty:
         return None
     try:
-        if not all(math.isfinite(bound) for bound in shape.bounds):
+        if not np.isfinite(shapely.get_coordinates(shape)).all():
             raise ValueError("coordinates are not finite")
+        if not all(abs(bound) <= MAX_COORDINATE_PX for bound in shape.bounds):
+            raise ValueError(f"coordinates lie beyond {MAX_COORDINATE_PX:g} pixels")
         valid = shape if shape.is_valid else shapely.make_valid(shape)
-    except (shapely.errors.ShapelyError, ValueError) as error:
-        raise AnnotationError(f"annotation '{path}': {what} is malformed ({error}); export it again") from error
-    parts = [part for part in getattr(valid, "geoms", [valid]) if part.geom_type in _AREAS and part.area > 0]
-    return shapely.union_all(parts) if parts else None
+        parts = [part for part in getattr(valid, "geoms", [valid]) if part.geom_type in _AREAS and part.area > 0]
+        return shapely.union_all(parts) if parts else None
+    except (shapely.errors.ShapelyError, ValueError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise AnnotationError(f"annotation '{path}': {what} is malformed ({reason}); export it again") from error
 
 
 def read_geojson(path: Path) -> list[NamedRegion]:
@@ -106,8 +115,9 @@ def read_geojson(path: Path) -> list[NamedRegion]:
     data = open_annotation(path)
     try:
         document = json.loads(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise AnnotationError(f"annotation '{path}': is not GeoJSON ({error}); export it again from QuPath") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        reason = str(error)[:160]
+        raise AnnotationError(f"annotation '{path}': is not GeoJSON ({reason}); export it again from QuPath") from error
     regions = []
     for number, feature in enumerate(_features(document, path)):
         name = _class_name(feature)
@@ -145,10 +155,12 @@ def _area(feature: dict[str, Any], number: int, path: Path) -> Area | None:
     if not isinstance(geometry, dict) or geometry.get("type") not in _AREAS:
         return None
     try:
-        shape = shapely.from_geojson(json.dumps(geometry))
-    except (shapely.errors.ShapelyError, ValueError, TypeError) as error:
+        with np.errstate(all="ignore"):  # numbers beyond those of double precision become infinite, and are refused
+            shape = shapely.from_geojson(json.dumps(geometry))
+    except (shapely.errors.ShapelyError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:160]
         raise AnnotationError(
-            f"annotation '{path}': feature {number} is malformed ({error}); export it again"
+            f"annotation '{path}': feature {number} is malformed ({reason}); export it again"
         ) from error
     return mend_area(shape, f"feature {number}", path)
 

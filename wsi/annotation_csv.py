@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import shapely
 
 from simtriplet.wsi.annotation import NamedRegion, mend_area, open_annotation, ring_area
@@ -44,8 +45,9 @@ def read_csv(path: Path) -> list[NamedRegion]:
             return _read_vertices(reader, path)
     except csv.Error as error:
         raise AnnotationError(f"annotation '{path}': is not CSV ({error}); save it again") from error
+    found = " ".join(", ".join(columns).split())[:80] or "none"
     raise AnnotationError(
-        f"annotation '{path}': has columns {', '.join(columns)[:80] or 'none'}: must be {','.join(_VERTEX_COLUMNS)} or "
+        f"annotation '{path}': has columns {found}: must be {','.join(_VERTEX_COLUMNS)} or "
         f"{','.join(_WKT_COLUMNS)}; correct the heading"
     )
 
@@ -53,9 +55,11 @@ def read_csv(path: Path) -> list[NamedRegion]:
 def _read_wkt(reader: "csv.DictReader[str]", path: Path) -> Iterator[NamedRegion | None]:
     for row in reader:
         try:
-            shape = shapely.from_wkt(row["wkt"] or "")
+            with np.errstate(all="ignore"):  # numbers beyond those of double precision become infinite, and are refused
+                shape = shapely.from_wkt(row["wkt"] or "")
         except shapely.errors.ShapelyError as error:
-            raise _malformed(path, reader.line_num, f"wkt is malformed: {str(error)[:80]}") from error
+            reason = " ".join(str(error).split())[:80]
+            raise _malformed(path, reader.line_num, f"wkt is malformed: {reason}") from error
         area = None if shape is None else mend_area(shape, f"line {reader.line_num}", path)
         name = row["class"] or ""
         yield NamedRegion(name, area) if area is not None and name.strip() else None

@@ -13,6 +13,22 @@ from simtriplet.wsi.errors import AnnotationError
 
 __all__ = ["number_of", "read_elements", "root_tag"]
 
+_PIECE_BYTES = 1 << 23
+_MOST_LEVELS = 64
+"""ASAP has 5, ImageScope 6."""
+
+
+class _Pieces(io.BytesIO):
+    """Give a parser large pieces, however small it asks for them.
+
+    What expat finds unfinished at the end of a piece, such as one word of 100 MB, it reads again from its beginning with the
+    next: in the 16 KiB that are asked for that takes 197 s, in these under one.
+    """
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next piece."""
+        return super().read(_PIECE_BYTES)
+
 
 def root_tag(path: Path) -> str:
     """Return the name of the document's outermost element.
@@ -33,6 +49,10 @@ def read_elements(path: Path, tag: str) -> Iterator[Element]:
     for event, element in _events(path):
         if event == "start":
             parents.append(element)
+            if len(parents) > _MOST_LEVELS:  # what is done at each level would take the square of their number
+                raise AnnotationError(
+                    f"annotation '{path}': is nested deeper than {_MOST_LEVELS} levels; export it again"
+                )
             continue
         parents.pop()
         if element.tag == tag:
@@ -46,13 +66,13 @@ def read_elements(path: Path, tag: str) -> Iterator[Element]:
 def _events(path: Path) -> Iterator[tuple[str, Element]]:
     data = open_annotation(path)
     try:
-        yield from defusedxml.ElementTree.iterparse(io.BytesIO(data), events=("start", "end"), forbid_dtd=True)
+        yield from defusedxml.ElementTree.iterparse(_Pieces(data), events=("start", "end"), forbid_dtd=True)
     except DefusedXmlException as error:
         raise AnnotationError(
             f"annotation '{path}': holds a DTD, entities or external references ({type(error).__name__}), which are not read; "
             "remove them, or export it again"
         ) from error
-    except (ParseError, LookupError, ValueError) as error:
+    except (ParseError, LookupError, ValueError, MemoryError) as error:
         raise AnnotationError(f"annotation '{path}': is not XML ({error}); export it again") from error
 
 

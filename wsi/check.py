@@ -1,8 +1,11 @@
-"""Verify a store: every tile against its checksum, every array against its own, and what must agree with what."""
+"""Verify a store: every byte of it against a checksum, and what must agree with what."""
 
-from collections.abc import Callable
+import math
+import os
+import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import zarr
@@ -10,14 +13,30 @@ import zarr
 from simtriplet.wsi.checksum import crc32c
 from simtriplet.wsi.errors import NeighbourError, StoreError
 from simtriplet.wsi.images import IMAGES, TileImages, checksum_column, context_name
-from simtriplet.wsi.store import SPATIAL, TABLE, NeighbourGraph, TileStore
+from simtriplet.wsi.metadata import DAMAGE, metadata_is_signed, read_metadata, read_regular_file
+from simtriplet.wsi.store import PARTIAL_SUFFIX, SPATIAL, TABLE, NeighbourGraph, TileStore
 
-__all__ = ["check_store"]
+__all__ = ["Problem", "StoreCheck", "check_store", "index_parts", "inspect_store"]
 
 _MOST_RUNS = 10
+_PIXELS = "tiles"
 
-_REQUIRED = (
+_ADDED = tuple(f"{TABLE}/{part}" for part in ("obsp/", "uns/", "obsm/X_"))
+_GROUPS = (
+    "",
+    "tiles",
+    "tables",
+    TABLE,
+    *(f"{TABLE}/{part}" for part in ("obs", "obsm", "obsp", "uns", "var", "varm", "varp", "layers")),
+    "images",
+    "images/thumbnail",
+    "images/thumbnail/labels",
+    "images/thumbnail/labels/tissue",
+    "tissue",
+)
+_ARRAYS = (
     "tiles/images",
+    f"{TABLE}/obs/tile_id",
     f"{TABLE}/obsm/{SPATIAL}",
     "images/thumbnail/0",
     "images/thumbnail/labels/tissue/0",
@@ -28,79 +47,198 @@ _REQUIRED = (
 )
 
 
+class Problem(NamedTuple):
+    """One thing that is wrong with a store.
+
+    Attributes:
+        part: the node of the store that holds it, such as `tables/tiles/obs/x`; empty for the root.
+        text: what it is, for a person.
+    """
+
+    part: str
+    text: str
+
+
+class StoreCheck(NamedTuple):
+    """What is wrong with a store, and what could not be looked at.
+
+    Attributes:
+        problems: in the order of the format; none when the store is whole.
+        notes: what an older version or another program wrote without a checksum.
+    """
+
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+
+
 def check_store(path: Path, *, progress: Callable[[int, int], None] | None = None) -> list[str]:
-    """Look for damage in one store.
+    """Look for damage in one store; see inspect_store.
+
+    Returns:
+        One line a problem; empty when the store is whole.
+    """
+    return [problem.text for problem in inspect_store(path, progress=progress).problems]
+
+
+def inspect_store(path: Path, *, progress: Callable[[int, int], None] | None = None) -> StoreCheck:
+    """Look for damage in one store: all of its files are read.
 
     Args:
         path: the store.
         progress: called with (tiles checked, tiles in all).
 
     Returns:
-        One line a problem; empty when the store is whole.
+        What was found.
 
     Raises:
         StoreError: if it is not a store at all.
     """
-    store = TileStore(path)
-    problems = _check_arrays(store)
-    if problems:
-        return problems
-    problems = _check_table(store) + _check_tiles(store, store.images, checksum_column(IMAGES), progress)
-    for mpp in store.context_mpp:
-        problems += _check_tiles(store, store.context(mpp), checksum_column(context_name(mpp)), None)
-    for name in store.neighbour_names():
-        problems += _check_graph(store, name)
-    return problems
+    if not (path / "tables").is_dir():
+        TileStore(path)  # which says what it is instead
+    nodes = dict(_find_nodes(path))
+    problems, n_unsigned = _check_metadata(path, nodes)
+    notes = []
+    if n_unsigned:
+        told = "an older version" if n_unsigned == len(nodes) else "other programs"
+        notes.append(f"{n_unsigned} of {len(nodes)} metadata files have no checksum: {told} wrote them")
+    try:
+        store = TileStore(path)
+    except StoreError as error:
+        opening = [] if problems else [Problem("", str(error))]
+        return StoreCheck((*problems, *opening), tuple(notes))
+    problems += _missing_columns(store, nodes, problems)
+    problems += _check_arrays(store, nodes, problems)
+    if not any(problem.part.startswith("tables") and not problem.part.startswith(_ADDED) for problem in problems):
+        problems += _check_table(store)
+    if (
+        not any(_touching(problems, part) for part in (f"{TABLE}/obs", _PIXELS))
+        and (store.path / TABLE / "obs").exists()
+    ):
+        problems += _check_pixels(store, progress)
+    problems += _check_added(store, problems)
+    return StoreCheck(tuple(problems), tuple(notes))
 
 
-def _check_arrays(store: TileStore) -> list[str]:
-    """Read every array but the pixels; zarr verifies their CRC-32C."""
-    arrays = dict(_walk(store.group, ""))
-    columns = [f"{TABLE}/obs/{column}" for column in store.columns()]
-    # a column of names is a group of codes and categories
-    missing = [name for name in (*_REQUIRED, *columns) if name not in arrays and f"{name}/codes" not in arrays]
-    problems = [f"array {name}: is missing" for name in missing]
-    for name, node in arrays.items():
-        if name.startswith("tiles/"):
+def _find_nodes(root: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the place in the store and the folder of each node, of those too whose zarr.json is lost."""
+    for folder, folders, files in os.walk(root):
+        here = Path(folder)
+        place = "" if here == root else here.relative_to(root).as_posix()
+        is_array = "c" in folders or "c" in files or (place.startswith(f"{_PIXELS}/"))
+        # what a run that was killed left behind is no part of the store
+        folders[:] = [] if is_array else sorted(name for name in folders if PARTIAL_SUFFIX not in name)
+        yield place, here
+
+
+def _check_metadata(root: Path, nodes: dict[str, Path]) -> tuple[list[Problem], int]:
+    """Compare each zarr.json with its checksum; return the problems, and how many have none."""
+    gone = [(place, "group") for place in _GROUPS if place not in nodes]
+    gone += [(place, "array") for place in _ARRAYS if place not in nodes]
+    lost = {place for place, _ in gone}
+    # what is in a group that is gone goes without saying
+    problems = [_missing(place, kind) for place, kind in gone if place.rpartition("/")[0] not in lost]
+    n_unsigned = 0
+    for place, folder in nodes.items():
+        name = f"{place}/zarr.json".lstrip("/")
+        try:
+            n_unsigned += not metadata_is_signed(read_regular_file(folder / "zarr.json"))
+        except FileNotFoundError:
+            problems.append(Problem(place, f"metadata {name}: is missing"))
+        except OSError as error:
+            problems.append(Problem(place, f"metadata {name}: cannot be read ({error.strerror})"))
+        except ValueError as error:
+            problems.append(Problem(place, f"metadata {name}: {error}"))
+    return problems, n_unsigned
+
+
+def _missing(place: str, kind: str) -> Problem:
+    return Problem(place, f"{kind} {place or 'root'}: is missing")
+
+
+def _touching(problems: list[Problem], place: str) -> bool:
+    return any(problem.part == place or problem.part.startswith(f"{place}/") for problem in problems)
+
+
+def _missing_columns(store: TileStore, nodes: dict[str, Path], known: list[Problem]) -> list[Problem]:
+    try:
+        columns = [f"{TABLE}/obs/{column}" for column in store.columns()]
+    except StoreError as error:
+        return [] if _touching(known, TABLE) or _touching(known, "tables") else [Problem(f"{TABLE}/obs", str(error))]
+    named = {problem.part for problem in known}
+    return [_missing(place, "array") for place in columns if place not in nodes and place not in named]
+
+
+def _check_arrays(store: TileStore, nodes: dict[str, Path], known: list[Problem]) -> list[Problem]:
+    """Compare every chunk but the pixels with its CRC-32C; arrays of other programs, which have none, are read."""
+    named = {problem.part for problem in known}
+    problems = []
+    for place, folder in nodes.items():
+        if place in named or place.startswith(f"{_PIXELS}/"):
             continue
         try:
-            node[...]
-        except (ValueError, RuntimeError, OSError, KeyError) as error:
-            problems.append(f"array {name}: is damaged ({error})")
-        else:
-            problems += _lost_chunks(store.path / name, node, name)
+            document = read_metadata(folder / "zarr.json")
+            if document.get("node_type") == "array":
+                if document["codecs"][-1]["name"] == "crc32c":
+                    _check_chunks(folder / "c", document)
+                else:
+                    cast("zarr.Array[Any]", store.group[place])[...]
+        except DAMAGE as error:
+            problems.append(Problem(place, f"array {place}: {error}"))
     return problems
 
 
-def _walk(group: zarr.Group, prefix: str) -> list[tuple[str, zarr.Array[Any]]]:
-    found = []
-    for key, node in group.members():
-        if isinstance(node, zarr.Array):
-            found.append((prefix + key, node))
-        else:
-            found += _walk(node, f"{prefix}{key}/")
-    return found
+def _check_chunks(folder: Path, document: dict[str, Any]) -> None:
+    """Look at all chunks of an array that we wrote, which stores every one.
+
+    Raises:
+        ValueError: if one is lost or damaged.
+    """
+    sides = zip(document["shape"], document["chunk_grid"]["configuration"]["chunk_shape"], strict=True)
+    n_chunks = math.prod(-(-size // side) for size, side in sides)
+    files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if not path.is_dir())
+    for file in files:
+        data = read_regular_file(file)
+        if len(data) < 4 or struct.pack("<I", crc32c(data[:-4])) != data[-4:]:
+            raise ValueError(f"is damaged (chunk {file.relative_to(folder.parent)} does not match its checksum)")
+    if len(files) < n_chunks:
+        raise ValueError(f"has lost {n_chunks - len(files)} of {n_chunks} chunks")
 
 
-def _lost_chunks(folder: Path, array: zarr.Array[Any], name: str) -> list[str]:
-    """Report a chunk that is gone, which zarr would silently read as the fill value (the writer stores every chunk)."""
-    chunks = folder / "c"
-    stored = int(chunks.is_file()) + sum(1 for file in chunks.rglob("*") if file.is_file())
-    lost = array.nchunks - stored
-    return [f"array {name}: has lost {lost} of {array.nchunks} chunks"] if array.size and lost > 0 else []
-
-
-def _check_table(store: TileStore) -> list[str]:
+def _check_table(store: TileStore) -> list[Problem]:
     problems = []
-    n_tiles = len(store)
-    if len(store.images) != n_tiles:
-        problems.append(f"tiles/images holds {len(store.images)} tiles, the store announces {n_tiles}")
+    if (store.path / _PIXELS / IMAGES).exists() and len(store.images) != len(store):
+        told = f"tiles/images holds {len(store.images)} tiles, the store announces {len(store)}"
+        problems.append(Problem("tiles/images", told))
     for column in store.columns():
-        values = store.column(column)
-        length = len(values.codes) if hasattr(values, "codes") else len(values)
-        if length != n_tiles:
-            problems.append(f"column {column}: has {length} rows, not {n_tiles}")
+        try:
+            store.column(column)
+        except StoreError as error:
+            problems.append(Problem(f"{TABLE}/obs/{column}", f"column {column}: {error}"))
+    for place, read in (("obs/x", store.base_xy), ("obsm/spatial", store.centres)):
+        try:
+            if not problems:
+                read()
+        except StoreError as error:
+            problems.append(Problem(f"{TABLE}/{place}", str(error)))
     return problems
+
+
+def _check_pixels(store: TileStore, progress: Callable[[int, int], None] | None) -> list[Problem]:
+    problems = []
+    for array in (IMAGES, *map(context_name, store.context_mpp)):
+        tell = progress if array == IMAGES else None
+        try:
+            images = TileImages(store.path / _PIXELS / array)
+            found = _check_tiles(store, images, checksum_column(array), tell)
+        except StoreError as error:
+            found = [str(error)]
+        problems += [Problem(f"{_PIXELS}/{array}", f"tiles/{array}, {text}"[_skip(array) :]) for text in found]
+    return problems
+
+
+def _skip(array: str) -> int:
+    """The tiles themselves are called tiles, those at another resolution by the name of their array."""
+    return len(f"tiles/{array}, ") if array == IMAGES else 0
 
 
 def _check_tiles(
@@ -134,19 +272,49 @@ def _name_tiles(tiles: list[int]) -> str:
     return f"tile {shown}" if len(tiles) == 1 else f"{len(tiles)} tiles, {shown}"
 
 
+def _check_added(store: TileStore, known: list[Problem]) -> list[Problem]:
+    """Look at what was added to the tiles: neighbour indices and features."""
+    problems = []
+    try:
+        indices, features = store.neighbour_names(), store.feature_names()
+    except StoreError as error:
+        return [] if _touching(known, TABLE) else [Problem(TABLE, str(error))]
+    for name in indices:
+        parts = index_parts(name)
+        if not any(_touching(known, part) for part in parts):
+            problems += [Problem(parts[0], f"neighbour index {name}: {text}") for text in _check_graph(store, name)]
+    for name in features:
+        part = f"{TABLE}/obsm/X_{name}"
+        try:
+            made_for = None if _touching(known, part) else store.feature_attributes(name).get("tiles_id")
+        except StoreError as error:
+            problems.append(Problem(part, str(error)))
+            continue
+        if made_for not in (None, store.attributes["tiles_id"]):
+            problems.append(Problem(part, f"features {name}: are of older tiles; run simtriplet embed again"))
+    return problems
+
+
+def index_parts(name: str) -> tuple[str, str, str]:
+    """Return the three nodes that make a neighbour index."""
+    return (
+        f"{TABLE}/uns/{name}_neighbors",
+        f"{TABLE}/obsp/{name}_connectivities",
+        f"{TABLE}/obsp/{name}_distances",
+    )
+
+
 def _check_graph(store: TileStore, name: str) -> list[str]:
     try:
         graph = store.neighbours(name)
     except NeighbourError as error:
-        return [f"neighbour index {name}: {error}"]
-    return [f"neighbour index {name}: {problem}" for problem in _graph_problems(graph, len(store))]
+        return [str(error)]
+    return _graph_problems(graph, len(store))
 
 
 def _graph_problems(graph: NeighbourGraph, n_tiles: int) -> list[str]:
     anchors = np.repeat(np.arange(n_tiles, dtype=np.int64), graph.degrees)
     others = graph.indices.astype(np.int64)
-    if len(others) and (others.min() < 0 or others.max() >= n_tiles):
-        return ["points at tiles that do not exist"]
     problems = []
     if (anchors == others).any():
         problems.append("a tile is its own neighbour")

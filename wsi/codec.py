@@ -18,6 +18,7 @@ Pixels = npt.NDArray[np.uint8]
 Encoded = bytes | memoryview
 
 JPEG_ZARR_NAME = "simtriplet.jpeg"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 ZSTD_LEVEL = 1
 """Higher levels gain under 1 % on H&E pixels and cost a multiple of the time."""
 
@@ -85,6 +86,8 @@ class ZstdCodec:
         """See TileCodec."""
         import numcodecs.zstd
 
+        if _zstd_size(data) != out.nbytes:  # told before anything is made as long as a damaged frame says
+            raise ValueError(f"the zstd frame does not hold {out.nbytes} bytes")
         try:
             raw = numcodecs.zstd.decompress(data)
         except RuntimeError as error:
@@ -94,6 +97,17 @@ class ZstdCodec:
     def zarr_codecs(self) -> list[dict[str, Any]]:
         """See TileCodec."""
         return [{"name": "bytes"}, {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}}]
+
+
+def _zstd_size(data: bytes) -> int | None:
+    """Return how many bytes a zstd frame says that it holds (RFC 8878, 3.1.1), None where it does not say."""
+    if len(data) < 5 or data[:4] != _ZSTD_MAGIC:
+        return None
+    kind, is_single = data[4] >> 6, data[4] >> 5 & 1
+    start = 5 + (0 if is_single else 1) + (0, 1, 2, 4)[data[4] & 3]
+    length = (is_single, 2, 4, 8)[kind]
+    value = int.from_bytes(data[start : start + length], "little")
+    return None if not length else value + (256 if length == 2 else 0)
 
 
 class JpegCodec:
@@ -153,5 +167,5 @@ def codec_from_metadata(chain: list[dict[str, Any]], *, where: str) -> TileCodec
         return ZstdCodec()
     if names == [JPEG_ZARR_NAME]:
         quality = chain[0].get("configuration", {}).get("quality")
-        return JpegCodec(None if quality is None else int(quality))
+        return JpegCodec(None if quality is None else min(100, max(1, int(quality))))
     raise StoreError(f"store '{where}': tiles are encoded with {'+'.join(names)}; open it with a newer simtriplet")

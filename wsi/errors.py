@@ -3,13 +3,28 @@
 A message reads `<what> <value>: <rule>; <what to do>`. Leaves also inherit the builtin that a caller would catch.
 """
 
+_MOST_LETTERS, _LAST_LETTERS = 1200, 200
+
 
 class SimTripletError(Exception):
-    """Base of all errors that the command line prints in one line (exit status 1)."""
+    """Base of all errors that the command line prints in one line (exit status 1).
+
+    A message that quotes a damaged file may become any length: it is shortened in the middle, so that the cure stays.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if len(text) <= _MOST_LETTERS:
+            return text
+        return f"{text[: _MOST_LETTERS - _LAST_LETTERS]} ... {text[-_LAST_LETTERS:]}"
 
 
 class SlideOpenError(SimTripletError, OSError):
     """The file is missing, unreadable or not a whole-slide image."""
+
+
+class SlideDamagedError(SlideOpenError):
+    """The file contradicts itself, so that no other reader should try."""
 
 
 class SlideReadError(SimTripletError, OSError):

@@ -7,11 +7,14 @@ it reads and again afterwards: when all are one, everything between was of that 
 import time
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import zarr
 
 from simtriplet.wsi.errors import NeighbourError
+from simtriplet.wsi.metadata import DAMAGE
 from simtriplet.wsi.store import SPATIAL, TABLE, NeighbourGraph, TileStore
-from simtriplet.wsi.table import read_array, read_value
+from simtriplet.wsi.table import member_names, read_array, read_value
 
 __all__ = ["read_index"]
 
@@ -46,7 +49,7 @@ def read_index(store: TileStore, name: str = SPATIAL) -> NeighbourGraph:
         except _ChangedError as error:
             reason = str(error)
             continue
-        if graph.rule.get("tiles_id") != store.attributes["tiles_id"]:
+        if str(graph.rule.get("tiles_id")) != store.attributes["tiles_id"]:
             raise NeighbourError(
                 f"store '{store.path.name}': neighbour index {name!r} is of older tiles; index it again"
             )
@@ -63,19 +66,30 @@ def _read(store: TileStore, name: str) -> NeighbourGraph:
         before = _builds(store, name)
         rule, pairs, far = (_group(store, part) for part in _parts(name))
         graph = NeighbourGraph(
-            read_array(pairs, "indptr").astype("int64", copy=False),
-            read_array(pairs, "indices").astype("int32", copy=False),
-            read_array(far, "data").astype("float64", copy=False),
-            {key: read_value(rule, key) for key in sorted(rule.keys())},
+            _vector(pairs, "indptr", "int64"),
+            _vector(pairs, "indices", "int32"),
+            _vector(far, "data", "float64"),
+            {key: read_value(rule, key) for key in member_names(rule)},
         )
         after = _builds(store, name)
-    except (KeyError, ValueError, RuntimeError, FileNotFoundError) as error:
+    except DAMAGE as error:
         raise _ChangedError("damaged") from error
-    n_entries = int(graph.indptr[-1]) if len(graph.indptr) else -1
-    whole = len(graph.indptr) == len(store) + 1 and n_entries == len(graph.indices) == len(graph.distances_um)
-    if len({*before, *after}) != 1 or not whole:
+    if len({*map(str, before), *map(str, after)}) != 1:
         raise _ChangedError("half written")
+    try:
+        graph.check_extent(len(store))
+    except ValueError as error:
+        raise _ChangedError(str(error)) from error
     return graph
+
+
+def _vector(group: zarr.Group, name: str, kind: str) -> npt.NDArray[Any]:
+    found = read_array(group, name)
+    if found.ndim != 1 or not np.can_cast(found.dtype, kind, casting="same_kind"):
+        raise TypeError(f"{name} holds {found.dtype} of shape {found.shape}")
+    if found.dtype.itemsize > np.dtype(kind).itemsize and len(found) and abs(found).max() > np.iinfo(kind).max:
+        raise ValueError(f"{name} holds numbers beyond {kind}")
+    return found.astype(kind, copy=False)
 
 
 def _builds(store: TileStore, name: str) -> list[Any]:

@@ -1,32 +1,34 @@
 """Write a neighbour index into a store, under the names squidpy uses, so that readers see the old one or the new one.
 
-Everything is written beside the table first, then three folders are renamed into place. All parts carry one build id, so
-that a reader tells a swap under way, or one that a kill cut short, from a whole index (simtriplet.wsi.index_reader).
+Everything is written beside the store first, then three folders are renamed into place, the rule last and an older rule
+away first: a swap that a kill cut short is an index that is not there. All parts carry one build id, so that a reader tells
+a swap under way from a whole index (simtriplet.wsi.index_reader).
 """
 
-import contextlib
-import fcntl
 import logging
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from simtriplet.wsi.adjacency import Adjacency
+from simtriplet.wsi.disk_room import why_not_written
 from simtriplet.wsi.errors import NeighbourError, StoreError
+from simtriplet.wsi.folder_hold import FolderHold, remove_leftover, scratch_folder
+from simtriplet.wsi.replace_folder import replace_folder
 from simtriplet.wsi.store import PARTIAL_SUFFIX, SPATIAL, TABLE, TileStore
 from simtriplet.wsi.zarr_files import write_group, write_mapping, write_vector
 
-__all__ = ["check_index_name", "write_index"]
+__all__ = ["check_index_name", "remove_index_leftovers", "write_index"]
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_SCRATCH = "neighbours-"
+_OLD_SCRATCH = "neighbours-*" + PARTIAL_SUFFIX
+"""Where earlier versions wrote, in the store itself, whose readers then met it."""
 
 
 def check_index_name(name: str) -> str:
@@ -52,7 +54,7 @@ def write_index(
 ) -> None:
     """Write connectivities, distances and the rule; an older index of the same name is replaced, the tiles stay untouched.
 
-    Writers of one store take turns; what a killed one left behind is removed.
+    The table is held meanwhile: a second process is refused, and what a killed one left behind is removed.
 
     Args:
         store: the tiles.
@@ -62,47 +64,47 @@ def write_index(
         measured: what came out of them, such as the similarity that a quantile stands for.
 
     Raises:
-        StoreError: if the store cannot be written.
+        StoreError: if the store cannot be written, or another process is indexing it.
         NeighbourError: if the name cannot be one, or the slide was tiled anew since the store was opened.
     """
     check_index_name(name)
-    scratch = store.path / f"{_SCRATCH}{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}"
     try:
-        with _turn(store.path / TABLE):
-            _remove_leftovers(store.path)
-            try:
-                _write_parts(scratch, store, adjacency, {"params": params, "measured": measured or {}}, name)
-                if TileStore(store.path).attributes["tiles_id"] != store.attributes["tiles_id"]:
-                    raise NeighbourError(f"store '{store.path.name}': was tiled anew meanwhile; index it again")
-                _swap(scratch, store.path / TABLE, name)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+        with FolderHold(store.path / TABLE), scratch_folder(_scratch_of(store)) as scratch:
+            _remove_older_leftovers(store)
+            _write_parts(scratch, store, adjacency, {"params": params, "measured": measured or {}}, name)
+            if TileStore(store.path).attributes["tiles_id"] != store.attributes["tiles_id"]:
+                raise NeighbourError(f"store '{store.path.name}': was tiled anew meanwhile; index it again")
+            _swap(scratch, store.path / TABLE, name)
+    except BlockingIOError as error:
+        raise StoreError(f"store '{store.path.name}': another run is indexing it; wait for that run to end") from error
     except OSError as error:
         if isinstance(error, StoreError):
             raise
-        raise StoreError(
-            f"store '{store.path}': cannot be written ({error.strerror or error}); check space and rights"
-        ) from error
+        why = why_not_written(error, store.path, needed=_n_bytes(adjacency))
+        raise StoreError(f"store '{store.path}': cannot be written ({why}); check space and rights") from error
 
 
-@contextlib.contextmanager
-def _turn(folder: Path) -> Iterator[None]:
-    """Wait until no other process writes an index here; the system ends the turn of a process that dies."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError as error:  # some network file systems have no locks on folders
-            _log.debug("'%s' cannot be locked (%s): do not index it twice at the same time", folder, error.strerror)
-        yield
-    finally:
-        os.close(handle)
+def remove_index_leftovers(store: TileStore) -> None:
+    """Remove what a process that was killed left, unless another one is writing there."""
+    remove_leftover(_scratch_of(store))
+    _remove_older_leftovers(store)
 
 
-def _remove_leftovers(store: Path) -> None:
-    for left in store.glob(f"{_SCRATCH}*{PARTIAL_SUFFIX}"):
+def _scratch_of(store: TileStore) -> Path:
+    """Return where an index is written: beside the store, of which it is no part before it is whole."""
+    path = store.path.resolve()
+    return path.with_name(f"{path.name}.neighbours{PARTIAL_SUFFIX}")
+
+
+def _remove_older_leftovers(store: TileStore) -> None:
+    for left in store.path.glob(_OLD_SCRATCH):
         _log.info("removing '%s', left by a process that was killed", left.name)
         shutil.rmtree(left, ignore_errors=True)
+
+
+def _n_bytes(adjacency: Adjacency) -> int:
+    """Return the bytes of both matrices, which is more than they take compressed."""
+    return 2 * (adjacency.indptr.nbytes + adjacency.indices.nbytes) + 2 * adjacency.distances_um.nbytes
 
 
 def _write_parts(scratch: Path, store: TileStore, adjacency: Adjacency, record: dict[str, Any], name: str) -> None:
@@ -128,7 +130,7 @@ def _swap(scratch: Path, table: Path, name: str) -> None:
         "distances": table / "obsp" / f"{name}_distances",
         "uns": table / "uns" / f"{name}_neighbors",
     }
+    if places["uns"].exists():
+        os.rename(places["uns"], scratch / "uns.old")
     for part, final in places.items():
-        if final.exists():
-            os.rename(final, scratch / f"{part}.old")
-        os.rename(scratch / part, final)
+        replace_folder(scratch / part, final)

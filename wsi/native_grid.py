@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from simtriplet.wsi.codestream import END_MARKER
 from simtriplet.wsi.errors import SettingsError, SlideReadError
 from simtriplet.wsi.geometry import TilingSpec
 from simtriplet.wsi.packed_chunks import PackedChunks
@@ -20,7 +21,7 @@ from simtriplet.wsi.slide import SlideReader
 
 __all__ = ["NativeTiles", "TiffNativeTiles", "jpeg_head", "native_spec", "native_tiles"]
 
-_SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
+_SOI = b"\xff\xd8"
 _BEGINNING = b"\xff\xd8\xff"
 """The start of an image and that of its first marker."""
 
@@ -94,7 +95,7 @@ def jpeg_head(tables: bytes | None, *, is_rgb: bool) -> bytes:
         is_rgb: the components are R, G, B, not Y, Cb, Cr.
     """
     marker = _ADOBE_RGB if is_rgb else _ADOBE_YCBCR
-    inner = tables[2:-2] if tables and tables[:2] == _SOI and tables[-2:] == _EOI else b""
+    inner = tables[2:-2] if tables and tables[:2] == _SOI and tables[-2:] == END_MARKER else b""
     return b"".join((_SOI, marker, inner))
 
 
@@ -151,6 +152,8 @@ class TiffNativeTiles:
                 raise self._damaged(number, "the file ends before the tile does")
             if end - begin < len(_BEGINNING) or view[begin : begin + len(_BEGINNING)] != _BEGINNING:
                 raise self._damaged(number, "the tile is no JPEG stream")
+            if view[end - 2 : end] != END_MARKER and END_MARKER not in bytes(view[begin:end]):
+                raise self._damaged(number, "its end is missing")
             view[start : start + len(head)] = head
             start = end
         return PackedChunks(found, sizes)

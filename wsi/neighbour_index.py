@@ -11,7 +11,7 @@ from simtriplet.wsi.errors import NeighbourError
 from simtriplet.wsi.gate_spec import GateSpec
 from simtriplet.wsi.gates import apply_gates
 from simtriplet.wsi.index_reader import read_index
-from simtriplet.wsi.index_writer import check_index_name, write_index
+from simtriplet.wsi.index_writer import check_index_name, remove_index_leftovers, write_index
 from simtriplet.wsi.neighbours import GridRule, NeighbourRule, TilePlaces
 from simtriplet.wsi.store import SPATIAL, NeighbourGraph, TileStore
 
@@ -155,6 +155,7 @@ def index_store(
     if skip_same:
         present = _same_index(store, name, {**_rule_params(rule), **gates.record(store, gates.open_gates(store))})
         if present is not None:
+            remove_index_leftovers(store)
             return _summarise(store, present)
     adjacency, params, measured = build_neighbours(store, rule, gates)
     write_index(store, adjacency, params, name=name, measured=measured)
@@ -166,7 +167,10 @@ def _same_index(store: TileStore, name: str, params: dict[str, Any]) -> Neighbou
         graph = read_index(store, name)
     except NeighbourError:
         return None
-    return graph if graph.rule.get("params") == params else None
+    try:
+        return graph if graph.rule.get("params") == params else None
+    except ValueError:  # a value that should be a number is an array, which has no one truth
+        return None
 
 
 def summarise_index(store: TileStore, name: str = SPATIAL) -> IndexSummary:

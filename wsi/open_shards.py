@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import stat
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -138,7 +139,7 @@ class OpenShards:
             index = self._indices.get(key) or read_shard_index(
                 file, chunks_per_shard=source.chunks_per_shard, name=source.name
             )
-        except StoreError:
+        except BaseException:
             os.close(file)
             raise
         self._indices[key] = index
@@ -149,7 +150,7 @@ class OpenShards:
 
     def _open_or_make_room(self, path: Path, name: str) -> int:
         try:
-            return os.open(path, os.O_RDONLY)
+            return _open_file(path)
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise StoreError(
@@ -157,7 +158,7 @@ class OpenShards:
                 ) from error
         self._close_idle(len(self._open))
         try:
-            return os.open(path, os.O_RDONLY)
+            return _open_file(path)
         except OSError as error:
             raise StoreError(
                 f"shard '{name}': cannot be opened ({error.strerror}); raise the limit of open files, ulimit -n"
@@ -169,6 +170,15 @@ class OpenShards:
         idle = [key for key, shard in self._open.items() if not shard.users]
         for key in idle[:count]:
             os.close(self._open.pop(key).file)
+
+
+def _open_file(path: Path) -> int:
+    """Open a file for reading; what is none, such as a pipe that would make us wait for ever, is refused."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, "it is no file")
+    return file
 
 
 def _default_files() -> int:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import openslide
 
-from simtriplet.wsi.errors import SlideOpenError, SlideReadError
-from simtriplet.wsi.slide import Pixels, SlideInfo, level_downsamples
+from simtriplet.wsi.dicom_frames import refuse_lying_frames
+from simtriplet.wsi.errors import SlideDamagedError, SlideOpenError, SlideReadError
+from simtriplet.wsi.slide import MAX_TILE_PX, Pixels, SlideInfo, level_downsamples
 from simtriplet.wsi.window import WindowReader, on_white
 
 __all__ = ["OpenSlideReader"]
@@ -31,7 +32,10 @@ class OpenSlideReader(WindowReader):
         self._local = threading.local()
         self._handles: list[openslide.OpenSlide] = []
         self._lock = threading.Lock()
+        if _is_dicom(path):
+            refuse_lying_frames(path)
         self.info = _info(self._handle())
+        self._refuse_large_tiles()
         # what the library itself takes a level-0 position to mean
         self._downsamples = tuple(float(downsample) for downsample in self._handle().level_downsamples)
 
@@ -42,6 +46,20 @@ class OpenSlideReader(WindowReader):
             return openslide.OpenSlide.detect_format(str(path)) is not None
         except openslide.OpenSlideError:
             return False
+
+    def _refuse_large_tiles(self) -> None:
+        """Refuse tiles too large to hold: OpenSlide ends the process when it cannot get their memory."""
+        properties = self._handle().properties
+        for level in range(len(self.info.level_sizes)):
+            width, height = (
+                int(properties.get(f"openslide.level[{level}].tile-{side}", 1)) for side in ("width", "height")
+            )
+            if width * height > MAX_TILE_PX:
+                self.close()
+                raise SlideDamagedError(
+                    f"slide '{self.path}': native tiles of {width} x {height} pixels are larger than any scanner's; "
+                    "the file is damaged, copy it again"
+                )
 
     def _handle(self) -> openslide.OpenSlide:
         handle = getattr(self._local, "handle", None)
@@ -55,6 +73,14 @@ class OpenSlideReader(WindowReader):
                 self._handles.append(handle)
         return handle
 
+    def _drop_handle(self) -> None:
+        """Close this thread's handle, which answers nothing but its first error any more; the next read opens another."""
+        handle, self._local.handle = self._local.handle, None
+        with self._lock:
+            if handle in self._handles:
+                self._handles.remove(handle)
+                handle.close()
+
     def read_inside(self, level: int, xy: tuple[int, int], size: tuple[int, int]) -> Pixels:
         """See WindowReader."""
         downsample = self._downsamples[level]
@@ -62,9 +88,10 @@ class OpenSlideReader(WindowReader):
         try:
             image = self._handle().read_region(base_xy, level, size)
         except (openslide.OpenSlideError, OSError) as error:
-            self._local.handle = None
+            self._drop_handle()
             raise SlideReadError(
-                f"slide '{self.path}': the region at {xy} of level {level} cannot be read ({error}); the file is damaged"
+                f"slide '{self.path}': the region at {xy} of level {level} cannot be read ({error}); the file is damaged "
+                f"at {base_xy}, level-0 pixels"
             ) from error
         return on_white(np.asarray(image))
 
@@ -75,6 +102,11 @@ class OpenSlideReader(WindowReader):
                 handle.close()
             self._handles.clear()
         self._local = threading.local()
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 def _info(slide: openslide.OpenSlide) -> SlideInfo:

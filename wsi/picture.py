@@ -24,6 +24,7 @@ _OTHER: Colour = (110, 110, 110)
 _REASONS: Mapping[str, tuple[str, Colour]] = {
     "tissue": ("too little tissue", (130, 138, 145)),
     "edge": ("over the slide's edge", (170, 140, 0)),
+    "damaged": ("damaged in the file", (0, 0, 0)),
     "blur": ("blurred", (230, 159, 0)),
     "pen": ("pen mark", (0, 158, 115)),
     "fold": ("folded", (213, 60, 0)),
@@ -55,7 +56,7 @@ def draw_tiling(
         downsample: level-0 pixels per thumbnail pixel.
         rings: outlines of the tissue, (n, 2) level-0 pixels each, holes among them.
         kept_xy: (k, 2) int64, level-0 pixels, top-left of the tiles kept.
-        rejected: reason ("tissue", "edge", "blur", "pen", "fold", "saturation") to (m, 2) such corners.
+        rejected: reason ("tissue", "edge", "damaged", "blur", "pen", "fold", "saturation") to (m, 2) such corners.
         base_size: side of a tile, level-0 pixels.
         side_px: longer side of the picture without its legend.
 

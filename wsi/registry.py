@@ -1,6 +1,7 @@
 """Named extension points: readers, tissue detectors, neighbour rules, backbones, objectives."""
 
 import difflib
+import importlib.metadata
 from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
@@ -20,10 +21,13 @@ class Registry(Generic[T]):
 
     Args:
         kind: what is registered, in the singular, as error messages name it ("slide reader").
+        group: of the entry points with which installed packages add entries; they are loaded when a name is not known
+            otherwise, in every process that asks for it.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *, group: str | None = None) -> None:
         self.kind = kind
+        self._group = group
         self._entries: dict[str, T] = {}
 
     def add(self, name: str, entry: T) -> T:
@@ -43,6 +47,8 @@ class Registry(Generic[T]):
         Raises:
             UnknownNameError: if there is none; the message lists the known names.
         """
+        if name not in self._entries:
+            self._load_installed()
         try:
             return self._entries[name]
         except KeyError:
@@ -50,6 +56,11 @@ class Registry(Generic[T]):
             raise UnknownNameError(
                 f"{self.kind} {name!r}: is not known{nearest_name(name, self)}; known are {known}"
             ) from None
+
+    def _load_installed(self) -> None:
+        group, self._group = self._group, None
+        for point in importlib.metadata.entry_points(group=group) if group is not None else ():
+            self.add(point.name, point.load())
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._entries))

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 from simtriplet.wsi.errors import SettingsError
+from simtriplet.wsi.metadata import read_regular_file
 from simtriplet.wsi.registry import nearest_name
 
 T = TypeVar("T")
+_MOST_TOLD = 200
+_MOST_BYTES = 1 << 22
+"""A thousand times what people write; the parser takes a second for each."""
 Values = dict[str, Any]
 
 
@@ -22,9 +26,11 @@ def read_toml(path: Path) -> Values:
         SettingsError: if it cannot be read or parsed.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        text = read_regular_file(path, most_bytes=_MOST_BYTES).decode("utf-8-sig")
+        return tomllib.loads(text.replace("\r\n", "\n"))
+    # a number of more digits than Python reads is a ValueError, values nested too deeply a RecursionError
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)[:160]
         raise SettingsError(f"settings file '{path}': cannot be read ({reason}); correct it") from error
 
 
@@ -60,7 +66,7 @@ def parse_assignments(assignments: Iterable[str]) -> Values:
 def _parse_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -102,7 +108,7 @@ def _required(field: "dataclasses.Field[Any]") -> bool:
 
 
 def _convert(hint: Any, value: Any, *, source: str, name: str) -> Any:
-    wrong = SettingsError(f"{source}: setting '{name}' is {value!r}: must be {_describe(hint)}; correct it")
+    wrong = SettingsError(f"{source}: setting '{name}' is {_tell(value)}: must be {_describe(hint)}; correct it")
     origin = get_origin(hint)
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in get_args(hint):
@@ -127,13 +133,24 @@ def _convert(hint: Any, value: Any, *, source: str, name: str) -> Any:
     return _convert_plain(hint, value, wrong)
 
 
+def _tell(value: Any) -> str:
+    try:
+        told = repr(value)
+    except (ValueError, RecursionError):  # more digits, or deeper lists, than Python writes
+        return f"a {type(value).__name__}"
+    return told if len(told) <= _MOST_TOLD else f"{told[:_MOST_TOLD]}..."
+
+
 def _convert_plain(hint: Any, value: Any, wrong: SettingsError) -> Any:
     if hint is Any:
         return value
-    if hint is Path and isinstance(value, str):
+    if hint is Path and isinstance(value, str) and "\0" not in value:
         return Path(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise wrong from None
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise wrong
     return value

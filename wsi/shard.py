@@ -106,7 +106,12 @@ def read_shard_index(file: int, *, chunks_per_shard: int, name: str) -> ShardInd
     length = 16 * chunks_per_shard + 4
     if size < length:
         raise StoreError(f"shard '{name}': is cut short at {size} bytes; tile the slide again with --existing replace")
-    raw = os.pread(file, length, size - length)
+    try:
+        raw = os.pread(file, length, size - length)
+    except OSError as error:
+        raise StoreError(f"shard '{name}': cannot be read ({error.strerror}); tile the slide again") from error
+    if len(raw) != length:
+        raise StoreError(f"shard '{name}': was cut short meanwhile; tile the slide again with --existing replace")
     table, checksum = raw[:-4], struct.unpack("<I", raw[-4:])[0]
     if crc32c(table) != checksum:
         raise StoreError(f"shard '{name}': its index is damaged; tile the slide again with --existing replace")

@@ -4,6 +4,7 @@ All positions here are (x, y) in pixels of the named level; all arrays are (heig
 """
 
 import logging
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Protocol, Self, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from simtriplet.wsi.errors import ResolutionError, SettingsError, SlideOpenError
+from simtriplet.wsi.errors import ResolutionError, SettingsError, SlideDamagedError, SlideOpenError
 from simtriplet.wsi.registry import Registry
 
 __all__ = [
+    "MAX_TILE_PX",
     "READERS",
     "ReaderFactory",
     "ReducesWindows",
@@ -30,6 +32,15 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 Pixels = npt.NDArray[np.uint8]
+MAX_SIDE_PX, MAX_AREA_PX = 1 << 21, 1 << 38
+"""Largest level that is believed: a glass slide of 25 x 75 mm has 250,000 x 750,000 pixels of 0.1 um, two thirds of the area."""
+
+MAX_ASPECT = 1000
+"""Of level 0; a thread of pixels costs as much to look at as a slide of that length."""
+
+MAX_TILE_PX = 1 << 24
+"""Pixels of a native tile, which every thread holds decoded: 48 MiB."""
+
 MAX_ANISOTROPY = 0.01
 """Largest relative difference between horizontal and vertical mpp that counts as square pixels."""
 
@@ -175,7 +186,7 @@ class ReaderFactory(Protocol):
         """Tell whether `auto` should prefer this reader for the file."""
 
 
-READERS: Registry[ReaderFactory] = Registry("slide reader")
+READERS: Registry[ReaderFactory] = Registry("slide reader", group="simtriplet.readers")
 AUTO_ORDER = ("tiff", "openslide", "tiffslide")
 
 
@@ -194,19 +205,18 @@ def open_slide(path: str | Path, *, reader: str = "auto") -> SlideReader:
     import simtriplet.wsi.readers  # noqa: F401  (registers the readers on first use; they import slide libraries)
 
     path = Path(path)
-    if not path.exists():
-        raise SlideOpenError(f"slide '{path}': does not exist; check the path")
-    if path.is_dir():
-        raise SlideOpenError(f"slide '{path}': is a folder; pass a slide file")
+    _refuse_no_file(path)
     if reader != "auto":
-        return READERS.get(reader)(path)
+        return _plausible(READERS.get(reader)(path))
     refusal: SlideOpenError | None = None
     for name in AUTO_ORDER:
         factory = READERS.get(name)
         if not factory.suits(path):
             continue
         try:
-            opened = factory(path)
+            opened = _plausible(factory(path))
+        except SlideDamagedError:
+            raise
         except SlideOpenError as error:
             refusal = error
             continue
@@ -216,6 +226,37 @@ def open_slide(path: str | Path, *, reader: str = "auto") -> SlideReader:
         f"slide '{path}': is not a slide that OpenSlide or TiffSlide can read; check the file, or convert a plain picture "
         "to a tiled pyramid (vips tiffsave --tile --pyramid)"
     )
+
+
+def _refuse_no_file(path: Path) -> None:
+    """Refuse what is no file that can be read: a slide library would wait for ever for a pipe to say something."""
+    try:
+        kind = path.stat().st_mode
+        if stat.S_ISREG(kind):
+            path.open("rb").close()
+            return
+    except FileNotFoundError as error:
+        raise SlideOpenError(f"slide '{path}': does not exist; check the path") from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SlideOpenError(f"slide '{path}': cannot be read ({reason}); check its path and rights") from error
+    what = "a folder" if stat.S_ISDIR(kind) else "no ordinary file"
+    raise SlideOpenError(f"slide '{path}': is {what}; pass a slide file")
+
+
+def _plausible(reader: SlideReader) -> SlideReader:
+    """Return a reader whose levels have sizes that a slide can have; close any other."""
+    for number, (width, height) in enumerate(reader.info.level_sizes):
+        short, long = sorted((width, height))
+        larger = width > reader.info.width or height > reader.info.height
+        thread = number == 0 and long > max(MAX_SIDE_PX >> 6, MAX_ASPECT * short)
+        if short < 1 or long > MAX_SIDE_PX or short * long > MAX_AREA_PX or thread or larger:
+            reader.close()
+            raise SlideDamagedError(
+                f"slide '{reader.path}': level {number} claims {width} x {height} pixels, which no slide has; "
+                "the file is damaged, copy it again"
+            )
+    return reader
 
 
 def slide_mpp(reader: SlideReader, override: float | None = None) -> float:

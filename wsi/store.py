@@ -6,7 +6,7 @@ on a machine without any slide library.
 
 import contextlib
 import itertools
-import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,18 +17,28 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from simtriplet.wsi.errors import NeighbourError, StoreError, StoreVersionError
+from simtriplet.wsi.errors import NeighbourError, StoreError
 from simtriplet.wsi.images import TileImages, context_name
-from simtriplet.wsi.table import Categorical, read_array, read_column, read_value
+from simtriplet.wsi.metadata import CHECKSUM, DAMAGE
+from simtriplet.wsi.store_attributes import FORMAT_VERSION, PARTIAL_SUFFIX, SCHEMA, read_attributes
+from simtriplet.wsi.store_files import StoreFiles
+from simtriplet.wsi.table import Categorical, member_names, read_array, read_column
 
-__all__ = ["FORMAT_VERSION", "STORE_SUFFIX", "NeighbourGraph", "TileStore", "find_stores", "open_stores"]
+__all__ = [
+    "FORMAT_VERSION",
+    "PARTIAL_SUFFIX",
+    "SCHEMA",
+    "STORE_SUFFIX",
+    "NeighbourGraph",
+    "TileStore",
+    "find_stores",
+    "open_stores",
+]
 
-SCHEMA = "simtriplet.tiles"
-FORMAT_VERSION = "1.0"
 STORE_SUFFIX = ".tiles.zarr"
-PARTIAL_SUFFIX = ".partial"
 TABLE = "tables/tiles"
 SPATIAL = "spatial"
+_WHOLE = ("x", "y", "row", "col", "tissue_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,19 @@ class NeighbourGraph:
         """Number of unordered pairs."""
         return len(self.indices) // 2
 
+    def check_extent(self, n_tiles: int) -> None:
+        """Make sure that rows and neighbours are those of so many tiles.
+
+        Raises:
+            ValueError: if they are not.
+        """
+        if self.indptr.shape != (n_tiles + 1,) or self.indices.shape != self.distances_um.shape:
+            raise ValueError("half written")
+        if self.indptr[0] != 0 or self.indptr[-1] != len(self.indices) or (np.diff(self.indptr) < 0).any():
+            raise ValueError("half written")
+        if len(self.indices) and not 0 <= self.indices.min() <= self.indices.max() < n_tiles:
+            raise ValueError("damaged (it points at tiles that do not exist)")
+
 
 class TileStore:
     """One slide's tiles, opened for reading.
@@ -65,13 +88,25 @@ class TileStore:
         path: a folder called `<slide_id>.tiles.zarr`.
 
     Raises:
-        StoreError: if it is not a complete tile store.
+        StoreError: if it is not a complete tile store, was changed, or holds other tiles than it says.
         StoreVersionError: if another major version wrote it.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.attributes = _read_attributes(self.path)
+        self.attributes = read_attributes(self.path)
+        if (self.path / "tiles" / "images").exists():
+            self._check_extent(self.images)
+
+    def _check_extent(self, images: TileImages) -> TileImages:
+        """Refuse pixels of other size or number before anything is made as long as the store says it is."""
+        if (len(images), images.size_px) != (len(self), self.size_px):
+            raise StoreError(
+                f"store '{self.path.name}': tells of {len(self)} tiles of {self.size_px} px, but its {images.path.name} are "
+                f"{len(images)} of {images.size_px} px; tile the slide again with --existing replace"
+            )
+        images.check_extent()
+        return images
 
     @classmethod
     def open(cls, path: str | Path) -> "TileStore":
@@ -134,18 +169,25 @@ class TileStore:
             raise StoreError(
                 f"store '{self.path.name}': has no tiles at {mpp:g} um per pixel (known: {known}); tile again"
             )
-        return TileImages(self.path / "tiles" / context_name(mpp))
+        return self._check_extent(TileImages(self.path / "tiles" / context_name(mpp)))
 
     @cached_property
     def group(self) -> zarr.Group:
         """The zarr group, opened for reading."""
-        return zarr.open_group(self.path, mode="r")
+        return zarr.open_group(StoreFiles(self.path, read_only=True), mode="r", zarr_format=3)
 
     @property
     def table(self) -> zarr.Group:
         """The AnnData group."""
-        with self._reading("the table"):
-            return cast(zarr.Group, self.group[TABLE])
+        return self._part(TABLE, "the table")
+
+    def _part(self, path: str, what: str) -> zarr.Group:
+        """Return a group of the store."""
+        with self._reading(what):
+            node = self.group[path]
+            if not isinstance(node, zarr.Group):
+                raise KeyError(path)
+            return node
 
     def __len__(self) -> int:
         return int(self.attributes["n_tiles"])
@@ -153,7 +195,10 @@ class TileStore:
     def columns(self) -> list[str]:
         """Return the names of the obs columns."""
         with self._reading("the table"):
-            return [str(name) for name in cast("Sequence[str]", self.table["obs"].attrs["column-order"])]
+            names = self._part(f"{TABLE}/obs", "the table").attrs["column-order"]
+            if not isinstance(names, list) or not all(isinstance(name, str) and "/" not in name for name in names):
+                raise TypeError("column-order must name the columns")
+            return cast("list[str]", names)
 
     def column(self, name: str) -> npt.NDArray[Any] | Categorical:
         """Read one obs column.
@@ -164,7 +209,11 @@ class TileStore:
         if name not in self.columns():
             raise StoreError(f"store '{self.path.name}': has no column {name!r}; it has {', '.join(self.columns())}")
         with self._reading(f"column {name!r}"):
-            return read_column(cast(zarr.Group, self.table["obs"]), name)
+            values = read_column(self._part(f"{TABLE}/obs", "the table"), name, n_rows=len(self))
+            kinds = "iu" if name in _WHOLE or name.startswith("crc32c") else "biufOTU"
+            if not isinstance(values, Categorical) and (values.ndim != 1 or values.dtype.kind not in kinds):
+                raise TypeError(f"holds {values.dtype} of shape {values.shape}")
+            return values
 
     def numbers(self, name: str) -> npt.NDArray[Any]:
         """Read one numeric obs column, (n,).
@@ -173,18 +222,34 @@ class TileStore:
             StoreError: if it is missing, damaged or holds names.
         """
         values = self.column(name)
-        if isinstance(values, Categorical):
+        if isinstance(values, Categorical) or values.dtype.kind not in "biuf":
             raise StoreError(f"store '{self.path.name}': column {name!r} holds names, not numbers")
         return values
 
     def base_xy(self) -> npt.NDArray[np.int64]:
         """(n, 2) int64, level-0 pixels, top-left corner of each tile."""
-        return np.column_stack([self.numbers("x"), self.numbers("y")]).astype(np.int64)
+        base_xy = np.column_stack([self.numbers(axis).astype(np.int64) for axis in ("x", "y")])
+        slide = self.attributes["slide"]
+        beyond = [slide.get("width") or math.inf, slide.get("height") or math.inf]
+        with self._reading("the places of tiles"):
+            if (base_xy < 0).any() or (base_xy >= beyond).any():
+                raise ValueError("some lie beyond the slide")
+        return base_xy
 
     def centres(self) -> npt.NDArray[np.float64]:
         """(n, 2) float64, level-0 pixels, centre of each tile (obsm/spatial)."""
         with self._reading("obsm/spatial"):
-            return np.asarray(read_array(cast(zarr.Group, self.table["obsm"]), SPATIAL), dtype=np.float64)
+            found = read_array(self._part(f"{TABLE}/obsm", "the table"), SPATIAL, n_rows=len(self))
+            centres = np.asarray(found, dtype=np.float64)
+            if centres.shape != (len(self), 2) or not np.isfinite(centres).all():
+                raise ValueError("must be two finite numbers a tile")
+            return centres
+
+    def tile_ids(self) -> npt.NDArray[np.object_]:
+        """(n,) names of the tiles, unique in the store."""
+        with self._reading("column 'tile_id'"):
+            found = read_array(self._part(f"{TABLE}/obs", "the table"), "tile_id", n_rows=len(self))
+            return found.astype(object)
 
     def labels(self, column: str = "label") -> Categorical | None:
         """Return the tile labels that annotations gave, or None when the store has none."""
@@ -195,9 +260,10 @@ class TileStore:
 
     def neighbour_names(self) -> list[str]:
         """Return the names of the neighbour indices in this store."""
-        uns = cast(zarr.Group, self.table["uns"])
         suffix = "_neighbors"
-        return sorted(key.removesuffix(suffix) for key in uns if key.endswith(suffix))
+        with self._reading("the table"):
+            keys = member_names(self._part(f"{TABLE}/uns", "the table"))
+        return sorted(key.removesuffix(suffix) for key in keys if key.endswith(suffix))
 
     def neighbours(self, name: str = SPATIAL) -> NeighbourGraph:
         """Read a neighbour index.
@@ -209,31 +275,15 @@ class TileStore:
             raise NeighbourError(
                 f"store '{self.path.name}': has no neighbour index {name!r}; run simtriplet index on it"
             )
-        obsp = cast(zarr.Group, self.table["obsp"])
-        try:
-            rule = read_value(cast(zarr.Group, self.table["uns"]), f"{name}_neighbors")
-            pairs = cast(zarr.Group, obsp[f"{name}_connectivities"])
-            far = cast(zarr.Group, obsp[f"{name}_distances"])
-            indptr = read_array(pairs, "indptr").astype(np.int64)
-            indices = read_array(pairs, "indices").astype(np.int32)
-            distances = read_array(far, "data").astype(np.float64)
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise NeighbourError(
-                f"store '{self.path.name}': neighbour index {name!r} is damaged; index it again"
-            ) from error
-        builds = {str(node.attrs.get("build_id")) for node in (pairs, far)} | {str(rule.get("build_id"))}
-        if len(builds) != 1 or len(indptr) != len(self) + 1 or len(distances) != len(indices):
-            raise NeighbourError(f"store '{self.path.name}': neighbour index {name!r} is half written; index it again")
-        if rule.get("tiles_id") != self.attributes["tiles_id"]:
-            raise NeighbourError(
-                f"store '{self.path.name}': neighbour index {name!r} is of older tiles; index it again"
-            )
-        return NeighbourGraph(indptr, indices, distances, rule)
+        from simtriplet.wsi.index_reader import read_index  # it reads stores, so it imports this module
+
+        return read_index(self, name)
 
     def feature_names(self) -> list[str]:
         """Return the names under which `embed` has stored features."""
-        obsm = cast(zarr.Group, self.table["obsm"])
-        return sorted(key.removeprefix("X_") for key in obsm if key.startswith("X_"))
+        with self._reading("the table"):
+            keys = member_names(self._part(f"{TABLE}/obsm", "the table"))
+        return sorted(key.removeprefix("X_") for key in keys if key.startswith("X_"))
 
     def features(self, name: str) -> npt.NDArray[np.float32]:
         """Read (n, d) float32 features.
@@ -246,10 +296,13 @@ class TileStore:
             raise StoreError(
                 f"store '{self.path.name}': has no features {name!r} (known: {known}); run simtriplet embed"
             )
-        obsm = cast(zarr.Group, self.table["obsm"])
         with self._reading(f"features {name!r}", cure="run simtriplet embed again"):
-            features = np.asarray(read_array(obsm, f"X_{name}"), dtype=np.float32)
-        if obsm[f"X_{name}"].attrs.get("tiles_id", self.attributes["tiles_id"]) != self.attributes["tiles_id"]:
+            found = read_array(self._part(f"{TABLE}/obsm", "the table"), f"X_{name}", n_rows=len(self))
+            if found.ndim != 2 or found.dtype.kind != "f":
+                raise TypeError(f"they are {found.dtype} of shape {found.shape}")
+            features = found.astype(np.float32, copy=False)
+        made_for = self.feature_attributes(name).get("tiles_id", self.attributes["tiles_id"])
+        if made_for != self.attributes["tiles_id"]:
             raise StoreError(
                 f"store '{self.path.name}': features {name!r} are of older tiles; run simtriplet embed again"
             )
@@ -257,8 +310,10 @@ class TileStore:
 
     def feature_attributes(self, name: str) -> dict[str, Any]:
         """Return what `embed` recorded beside the features: encoder, checkpoint hash, patients it was trained on."""
-        self.features_exist(name)
-        return dict(cast(zarr.Group, self.table["obsm"])[f"X_{name}"].attrs)
+        with self._reading(f"features {name!r}", cure="run simtriplet embed again"):
+            attributes = dict(self._part(f"{TABLE}/obsm", "the table")[f"X_{name}"].attrs)
+        attributes.pop(CHECKSUM, None)
+        return attributes
 
     def features_exist(self, name: str) -> bool:
         """Tell whether features called `name` are in the store."""
@@ -267,7 +322,10 @@ class TileStore:
     def thumbnail(self) -> npt.NDArray[np.uint8]:
         """(h, w, 3) uint8 RGB picture of the whole slide."""
         with self._reading("the thumbnail"):
-            return read_array(cast(zarr.Group, self.group["images/thumbnail"]), "0").astype(np.uint8)
+            pixels = read_array(self._part("images/thumbnail", "the thumbnail"), "0")
+            if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+                raise TypeError(f"it is {pixels.dtype} of shape {pixels.shape}")
+            return cast("npt.NDArray[np.uint8]", pixels)
 
     @property
     def thumbnail_downsample(self) -> float:
@@ -277,9 +335,11 @@ class TileStore:
     def tissue_rings(self) -> list[list[list[npt.NDArray[np.float64]]]]:
         """Return the tissue polygons: per region, per polygon, its rings ((k, 2) level-0 pixels; exterior first)."""
         with self._reading("the tissue outline"):
-            group = cast(zarr.Group, self.group["tissue"])
+            group = self._part("tissue", "the tissue outline")
             xy = read_array(group, "xy")
-            rings = np.split(xy, read_array(group, "ring_offsets")[1:-1])
+            if xy.ndim != 2 or xy.shape[1] != 2 or not np.isfinite(xy).all():
+                raise ValueError("must be two finite numbers a point")
+            rings = [xy[start:stop] for start, stop in _spans(read_array(group, "ring_offsets"), len(xy))]
             polygons = _nest(rings, read_array(group, "polygon_offsets"))
             return _nest(polygons, read_array(group, "region_offsets"))
 
@@ -288,36 +348,22 @@ class TileStore:
         """Turn what zarr raises on a damaged or missing array into a StoreError."""
         try:
             yield
-        except (ValueError, KeyError, RuntimeError) as error:
+        except StoreError:
+            raise
+        except DAMAGE as error:
             raise StoreError(f"store '{self.path.name}': {what} is damaged ({error}); {cure}") from error
 
 
 def _nest(items: Sequence[Any], offsets: npt.NDArray[Any]) -> list[list[Any]]:
+    return [list(items[start:stop]) for start, stop in _spans(offsets, len(items))]
+
+
+def _spans(offsets: npt.NDArray[Any], length: int) -> list[tuple[int, int]]:
+    """Return where each of the parts of a ragged array begins and ends."""
     bounds = offsets.tolist()
-    return [list(items[start:stop]) for start, stop in itertools.pairwise(bounds)]
-
-
-def _read_attributes(path: Path) -> dict[str, Any]:
-    if path.name.endswith(PARTIAL_SUFFIX):
-        raise StoreError(f"store '{path.name}': is half written; tile the slide again")
-    try:
-        document = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
-        attributes = document["attributes"]["simtriplet"]
-        schema, version, state = attributes["schema"], str(attributes["version"]), attributes["state"]
-    except FileNotFoundError as error:
-        raise StoreError(f"store '{path}': does not exist or is no Zarr v3 group; run simtriplet tile first") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"store '{path}': is not a simtriplet tile store; make one with simtriplet tile") from error
-    if schema != SCHEMA:
-        raise StoreError(f"store '{path}': is a {schema!r}, not {SCHEMA!r}; make one with simtriplet tile")
-    if version.partition(".")[0] != FORMAT_VERSION.partition(".")[0]:
-        raise StoreVersionError(
-            f"store '{path}': has format version {version}, this program reads {FORMAT_VERSION}; "
-            "tile the slide again or install the simtriplet that wrote it"
-        )
-    if state != "complete":
-        raise StoreError(f"store '{path}': is {state}, not complete; tile the slide again with --existing replace")
-    return cast("dict[str, Any]", attributes)
+    if offsets.dtype.kind not in "iu" or bounds[:1] != [0] or bounds[-1] != length or bounds != sorted(bounds):
+        raise ValueError("its offsets are not those of its parts")
+    return list(itertools.pairwise(bounds))
 
 
 def find_stores(paths: Iterable[str | Path]) -> list[Path]:

@@ -1,9 +1,8 @@
 """The tile store, write side: everything goes to `<name>.partial`; the state comes last, then the rename."""
 
 import datetime
-import fcntl
+import glob
 import importlib.metadata
-import json
 import os
 import shutil
 import uuid
@@ -18,7 +17,9 @@ import numpy.typing as npt
 
 from simtriplet.wsi.checksum import crc32c
 from simtriplet.wsi.codec import Encoded, TileCodec
+from simtriplet.wsi.disk_room import why_not_written
 from simtriplet.wsi.errors import StoreError
+from simtriplet.wsi.folder_hold import claim_scratch, remove_leftover
 from simtriplet.wsi.images import (
     IMAGES,
     TILES_PER_SHARD,
@@ -27,6 +28,7 @@ from simtriplet.wsi.images import (
     write_image_metadata,
     write_image_shard,
 )
+from simtriplet.wsi.replace_folder import replace_folder, restore_folder
 from simtriplet.wsi.store import FORMAT_VERSION, PARTIAL_SUFFIX, SCHEMA, SPATIAL, TABLE, TileStore
 from simtriplet.wsi.table import Categorical, write_table
 from simtriplet.wsi.thumbnail import write_thumbnail
@@ -35,7 +37,7 @@ from simtriplet.wsi.zarr_files import write_array, write_group
 if TYPE_CHECKING:
     import shapely
 
-__all__ = ["StoreContents", "StoreWriter", "library_versions"]
+__all__ = ["StoreContents", "StoreWriter", "library_versions", "remove_leftovers"]
 
 _LIBRARIES = ("simtriplet", "numpy", "zarr", "shapely", "openslide-python", "tiffslide", "tifffile", "imagecodecs")
 
@@ -85,12 +87,21 @@ class StoreWriter:
         size_px: side of a tile.
         codec: encodes each tile.
         context_mpp: resolutions of the co-centred arrays, micrometres per pixel.
+        room: bytes that the store will take, for the message of a full disk; what was written until then when not given.
 
     Raises:
-        StoreError: if the folder cannot be made.
+        StoreError: if the folder cannot be made, or another process is writing this store.
     """
 
-    def __init__(self, path: Path, *, size_px: int, codec: TileCodec, context_mpp: Sequence[float] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        size_px: int,
+        codec: TileCodec,
+        context_mpp: Sequence[float] = (),
+        room: int | None = None,
+    ) -> None:
         self.path = path
         self.size_px = size_px
         self.codec = codec
@@ -99,15 +110,12 @@ class StoreWriter:
         self._checksums: dict[str, dict[int, npt.NDArray[np.uint32]]] = {name: {} for name in self.arrays}
         self._sizes: dict[tuple[str, int], int] = {}
         self._has_overview = False
-        self._is_finished = False
+        self._room = room
         try:
-            lock = _lock_folder(self.partial) if self.partial.exists() else None
-            shutil.rmtree(self.partial, ignore_errors=True)  # what a run that was killed left
-            self.partial.mkdir(parents=True)
-            self._lock = _lock_folder(self.partial)
-            if lock is not None:
-                os.close(lock)
-        except FileExistsError as error:
+            self._hold = claim_scratch(self.partial)
+            restore_folder(self.partial, path)
+            _remove_older_leftovers(path)
+        except BlockingIOError as error:
             raise StoreError(f"store '{path.name}': another run is writing it; wait for that run to end") from error
         except OSError as error:
             raise StoreError(
@@ -126,11 +134,9 @@ class StoreWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if not self._is_finished:  # once renamed, a folder of the old name is that of the next run
+        if self._hold.is_of(self.partial):  # once renamed, a folder of the old name is that of the next run
             shutil.rmtree(self.partial, ignore_errors=True)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._hold.release()
 
     def write_shard(self, shard: int, tiles: Sequence[npt.NDArray[np.uint8]]) -> None:
         """Encode and write shard number `shard`: tiles shard * 64 and following, (s, s, 3) uint8 each. Thread-safe.
@@ -146,7 +152,7 @@ class StoreWriter:
         Raises:
             StoreError: if the disk is full or fails.
         """
-        with _telling(self.path):
+        with self._telling():
             for name, chunks in encoded.items():
                 self._checksums[name][shard] = np.array([crc32c(chunk) for chunk in chunks], dtype=np.uint32)
                 self._sizes[name, shard] = write_image_shard(self._array(name), shard, chunks)
@@ -175,13 +181,17 @@ class StoreWriter:
         Raises:
             StoreError: if the disk is full or fails.
         """
-        with _telling(self.path):
+        with self._telling():
             write_thumbnail(write_group(self.partial / "images", {}), thumbnail, tissue_mask, um_per_px=um_per_px)
             _write_regions(write_group(self.partial / "tissue", {}), regions)
         self._has_overview = True
 
-    def finish(self, contents: StoreContents) -> TileStore:
+    def finish(self, contents: StoreContents, *, before_rename: Callable[[], None] | None = None) -> TileStore:
         """Write everything else, then give the store its final name.
+
+        Args:
+            contents: all but the pixels.
+            before_rename: called when the store is whole, for files beside it: under its final name it has them.
 
         Raises:
             StoreError: if the disk is full, or the shards do not hold as many tiles as the contents say.
@@ -191,19 +201,31 @@ class StoreWriter:
         if not self._has_overview:
             um_per_px = contents.slide["mpp"] * contents.thumbnail_downsample
             self.write_overview(contents.thumbnail, contents.tissue_mask, contents.regions, um_per_px=um_per_px)
-        with _telling(self.path):
+        with self._telling():
             for name in self.arrays:
                 write_image_metadata(self._array(name), n_tiles=n_tiles, size_px=self.size_px, codec=self.codec)
-            write_group(self.partial / "tiles", {})
+            attributes = _attributes(contents, n_tiles=n_tiles, codec=self.codec)
+            write_group(self.partial / "tiles", _made_from(attributes))
             _write_contents(self.partial, contents, checksums)
             # the state comes last: without it nothing opens the store
-            write_group(self.partial, _attributes(contents, n_tiles=n_tiles, codec=self.codec))
+            write_group(self.partial, attributes)
             _fsync_tree(self.partial)
-            _replace_folder(self.partial, self.path, renamed=self._note_finished)
+            if before_rename is not None:
+                before_rename()
+            replace_folder(self.partial, self.path)
+        remove_leftover(self.partial)  # the store that was replaced
         return TileStore(self.path)
 
-    def _note_finished(self) -> None:
-        self._is_finished = True
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Turn a failure of the disk into an error that says what to do."""
+        try:
+            yield
+        except StoreError:
+            raise
+        except OSError as error:
+            why = why_not_written(error, self.path.parent, needed=self._room or self.bytes_written)
+            raise StoreError(f"output '{self.path}': cannot be written ({why}); free space and tile again") from error
 
     def _all_checksums(self, name: str, n_tiles: int) -> npt.NDArray[np.uint32]:
         parts = [self._checksums[name][shard] for shard in sorted(self._checksums[name])]
@@ -215,33 +237,21 @@ class StoreWriter:
         return found
 
 
-@contextmanager
-def _telling(output: Path) -> Iterator[None]:
-    """Turn a failure of the disk into an error that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"output '{output}': cannot be written ({error.strerror}); free space and tile again"
-        ) from error
+def remove_leftovers(path: Path) -> None:
+    """Remove what a killed run left beside a finished store; what another run is writing stays.
 
-
-def _lock_folder(folder: Path) -> int | None:
-    """Hold a folder for this process; None where the file system knows no locks.
-
-    Raises:
-        FileExistsError: if another process holds it.
+    Args:
+        path: of the store.
     """
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(file)
-        raise FileExistsError(str(folder)) from None
-    except OSError:
-        os.close(file)
-        return None
-    return file
+    remove_leftover(path.with_name(path.name + PARTIAL_SUFFIX))
+    _remove_older_leftovers(path)
+
+
+def _remove_older_leftovers(path: Path) -> None:
+    """Remove stores that earlier versions of this program, or a system without exchange, moved out of the way."""
+    if path.exists():
+        for old in path.parent.glob(f"{glob.escape(path.name)}.old*{PARTIAL_SUFFIX}"):
+            remove_leftover(old)
 
 
 def _write_contents(root: Path, contents: StoreContents, checksums: Mapping[str, npt.NDArray[np.uint32]]) -> None:
@@ -305,6 +315,12 @@ def _attributes(contents: StoreContents, *, n_tiles: int, codec: TileCodec) -> d
     return {"simtriplet": record}
 
 
+def _made_from(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return a second copy of what tiling again needs, which a damaged root does not take along."""
+    record = attributes["simtriplet"]
+    return {"simtriplet_made_from": {part: record[part] for part in ("slide", "tiling", "tissue")}}
+
+
 def library_versions() -> dict[str, str]:
     """Return the versions of the libraries that shape a store."""
     versions = {}
@@ -324,20 +340,3 @@ def _fsync_tree(folder: Path) -> None:
             os.fsync(file)
         finally:
             os.close(file)
-
-
-def _replace_folder(new: Path, final: Path, *, renamed: Callable[[], None]) -> None:
-    """Rename `new` to `final`, moving an old folder out of the way first; `renamed` is called as soon as it is done."""
-    old = final.with_name(f"{final.name}.old-{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
-    if final.exists():
-        os.rename(final, old)
-    os.rename(new, final)
-    renamed()
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON file under a temporary name, then rename it."""
-    partial = path.with_name(path.name + PARTIAL_SUFFIX)
-    partial.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)

@@ -1,14 +1,15 @@
 """A slide looked at before it is tiled: its plan, its tissue, the tiles chosen, and how much room they take."""
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from simtriplet.wsi.disk_room import gigabytes
 from simtriplet.wsi.errors import ResolutionError, SimTripletError, StoreError, TissueError
 from simtriplet.wsi.geometry import TilePlan, TilingSpec, morton_order, plan_tiles
 from simtriplet.wsi.native_grid import NativeTiles, native_spec, native_tiles
@@ -27,6 +28,7 @@ __all__ = [
     "estimate_room",
     "gigabytes",
     "refuse_full_disk",
+    "room_of_slide",
     "survey_slide",
 ]
 
@@ -75,6 +77,7 @@ class Survey:
         bare: (m, 2) int64 lattice (row, col) of tiles with some tissue, but too little.
         beyond: (b, 2) int64 lattice (row, col) of tiles with enough tissue that reach over the slide's edge.
         fold_limit: for the quality scores.
+        damaged: (d, 2) int64 lattice (row, col) of tiles that were found not to be readable.
     """
 
     mpp: float
@@ -86,6 +89,15 @@ class Survey:
     bare: npt.NDArray[np.int64]
     beyond: npt.NDArray[np.int64]
     fold_limit: float
+    damaged: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+
+    def without(self, damaged: Sequence[int]) -> "Survey":
+        """Return the survey without some of the tiles to read, by place, which are noted as damaged."""
+        left = np.ones(len(self.cells.row), bool)
+        left[list(damaged)] = False
+        lost = self.cells.at(~left)
+        noted = np.concatenate([self.damaged, np.column_stack([lost.row, lost.col]).astype(np.int64)])
+        return replace(self, cells=self.cells.at(left), damaged=noted)
 
 
 class Room(NamedTuple):
@@ -113,7 +125,7 @@ def survey_slide(reader: SlideReader, job: SlideJob, request: TileRequest, *, um
         ResolutionError: if the mpp is unknown or too coarse.
         SettingsError: if native tiles are asked for and cannot be copied.
         TissueError: if no tile holds enough tissue.
-        SlideReadError: if the slide is damaged.
+        SlideReadError: if the slide is damaged, unless the request skips that.
     """
     mpp = slide_mpp(reader, job.slide_mpp)
     spec, native = request.tiling, None
@@ -123,7 +135,7 @@ def survey_slide(reader: SlideReader, job: SlideJob, request: TileRequest, *, um
         spec = native_spec(spec, level, native.size_px)
     plan = plan_tiles(reader.info, mpp, spec, slide_name=job.path.name)
     um_per_px = um_per_px or overview_um_per_px(max(reader.info.width, reader.info.height) * mpp, plan.base_size * mpp)
-    overview = read_overview(reader, downsample=um_per_px / mpp)
+    overview = read_overview(reader, downsample=um_per_px / mpp, skip_damage=request.on_damage == "skip")
     tissue = find_tissue(overview, request.tissue, slide_mpp=mpp, slide_id=job.slide_id)
     cells, bare = _choose_cells(plan, tissue, spec.min_tissue, job)
     beyond = _beyond_edge(plan, plan_tiles(reader.info, mpp, replace(spec, edge="pad"), slide_name=""), tissue, spec)
@@ -191,15 +203,29 @@ def estimate_room(survey: Survey, request: TileRequest) -> Room:
     return Room(int(raw * share) + _OVERHEAD_BYTES, int(raw * _SHARE_OF_RAW["jpeg"]) + _OVERHEAD_BYTES)
 
 
-def estimate_batch(jobs: Sequence[SlideJob], request: TileRequest, *, sample: int = 4) -> Room:
-    """Estimate the bytes of a batch from a few of its slides, evenly picked; slides that cannot be tiled count nothing."""
+def estimate_batch(
+    jobs: Sequence[SlideJob],
+    request: TileRequest,
+    *,
+    sample: int = 4,
+    look: Callable[[Sequence[SlideJob]], Iterable[Room]] | None = None,
+) -> Room:
+    """Estimate the bytes of a batch from a few of its slides, evenly picked; slides that cannot be tiled count nothing.
+
+    Args:
+        jobs: the slides.
+        request: what tiles to make.
+        sample: how many are looked at.
+        look: applies `room_of_slide` to the picked slides, for callers that do it in other processes.
+    """
     picked = [jobs[place] for place in np.unique(np.linspace(0, len(jobs) - 1, min(sample, len(jobs))).astype(int))]
-    rooms = [_room_of(job, request) for job in picked]
+    rooms = list(look(picked)) if look is not None else [room_of_slide(job, request) for job in picked]
     factor = len(jobs) / len(picked)
     return Room(int(sum(room.chosen for room in rooms) * factor), int(sum(room.jpeg for room in rooms) * factor))
 
 
-def _room_of(job: SlideJob, request: TileRequest) -> Room:
+def room_of_slide(job: SlideJob, request: TileRequest) -> Room:
+    """Estimate the bytes of one slide's store; none where it cannot be tiled."""
     try:
         with open_slide(job.path, reader=request.reader) as reader:
             um = max(reader.info.width, reader.info.height) * slide_mpp(reader, job.slide_mpp)
@@ -228,8 +254,3 @@ def refuse_full_disk(out: Path, room: Room) -> None:
             f"output '{out}': needs about {gigabytes(room.chosen)}, {gigabytes(free)} are free; "
             f"--codec jpeg would take about {gigabytes(room.jpeg)}: free space, choose another --out or that codec"
         )
-
-
-def gigabytes(n_bytes: int) -> str:
-    """Return a size as a person reads it."""
-    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
+from simtriplet.wsi.codestream import END_MARKER, codestream_size
 from simtriplet.wsi.jpeg_decoding import decode_jpeg
 from simtriplet.wsi.openslide_reader import positive
-from simtriplet.wsi.slide import Pixels, SlideInfo, level_downsamples
+from simtriplet.wsi.slide import MAX_TILE_PX, Pixels, SlideInfo, level_downsamples
 
 __all__ = ["TiffLevel", "level_pages", "pyramid_info"]
 
@@ -18,6 +19,9 @@ _COLOURS = {1: (1, 2), 5: (1, 2), 7: (1, 2, 6), 8: (1, 2), 32946: (1, 2), 33005:
 """Which photometric interpretations (grey, RGB, YCbCr) decode to RGB, by compression: none, LZW, JPEG, deflate (two
 numbers) and Aperio's JPEG 2000. Only the JPEG codec turns YCbCr into RGB itself; Aperio's JPEG 2000 in YCbCr (33003)
 comes out unconverted, so it is left to OpenSlide."""
+
+_CODESTREAMS = (7, 33005)
+"""Compressions whose tiles end with a marker: JPEG and Aperio's JPEG 2000."""
 
 _UM_PER_UNIT = {2: 25_400.0, 3: 10_000.0}
 """Micrometres per TIFF resolution unit: inch, centimetre."""
@@ -32,11 +36,15 @@ class TiffLevel:
         page: of tifffile.
 
     Raises:
-        ValueError: if fewer tiles are stored than announced.
+        ValueError: if fewer tiles are stored than announced, or they are larger than a decoder may be asked for.
     """
 
     def __init__(self, page: Any) -> None:
         self.tile_width, self.tile_height = int(page.tilewidth), int(page.tilelength)
+        if self.tile_width * self.tile_height > MAX_TILE_PX:
+            raise ValueError(
+                f"native tiles of {self.tile_width} x {self.tile_height} pixels are larger than any scanner's"
+            )
         self.n_cols = -(-int(page.imagewidth) // self.tile_width)
         n_tiles = self.n_cols * -(-int(page.imagelength) // self.tile_height)
         self.offsets = [int(offset) for offset in page.dataoffsets]
@@ -46,6 +54,20 @@ class TiffLevel:
         self.jpegtables: bytes | None = page.jpegtables
         self.decode = cast(Decoder, page.decode)
         self.jpeg_colours = _jpeg_colours(page)
+        self.end_marker = END_MARKER if int(page.compression) in _CODESTREAMS else b""
+
+    def decode_other(self, data: bytes, number: int) -> npt.NDArray[np.uint8] | None:
+        """Decode a tile that is no RGB or YCbCr JPEG.
+
+        Raises:
+            ValueError: if the stream announces more pixels than a tile, which could fill the memory.
+        """
+        if self.end_marker:
+            # less is legal at the slide's right and lower border
+            width, height = codestream_size(data) or (0, 0)
+            if not (0 < width <= self.tile_width and 0 < height <= self.tile_height):
+                raise ValueError(f"its stream announces {width} x {height} pixels")
+        return self.decode(data, number, jpegtables=self.jpegtables)[0]
 
     def decode_jpeg(self, data: bytes, out: Pixels | None) -> Pixels:
         """Decode a baseline JPEG tile as tifffile does, without its detours.

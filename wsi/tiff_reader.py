@@ -3,6 +3,7 @@
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,10 +11,13 @@ import numpy.typing as npt
 import openslide
 import tifffile
 
-from simtriplet.wsi.errors import SettingsError, SlideOpenError, SlideReadError
+from simtriplet.wsi.errors import SettingsError, SlideDamagedError, SlideOpenError, SlideReadError
+from simtriplet.wsi.jpeg_damage import looks_damaged, zeros_are_damage
 from simtriplet.wsi.native_grid import TiffNativeTiles
 from simtriplet.wsi.native_tile_cache import NativeTileCache
+from simtriplet.wsi.openslide_reader import OpenSlideReader
 from simtriplet.wsi.slide import Pixels
+from simtriplet.wsi.tiff_directory import refuse_truncated
 from simtriplet.wsi.tiff_level import TiffLevel, level_pages, pyramid_info
 from simtriplet.wsi.window import WindowReader
 
@@ -44,11 +48,12 @@ class TiffReader(WindowReader):
         if vendor not in _VENDORS:
             raise SlideOpenError(f"slide '{path}': is {vendor or 'of an unknown format'}, not a plain tiled TIFF")
         try:
+            refuse_truncated(path)
             with tifffile.TiffFile(path) as tiff:
                 levels = level_pages(tiff)
                 if not levels:
                     raise SlideOpenError(f"slide '{path}': has no tiled 8-bit level of a known compression")
-                self._levels = [TiffLevel(page) for page in levels]
+                self._levels = _tiff_levels(path, levels)
                 self.info = pyramid_info(vendor, levels)
         except SlideOpenError:
             raise
@@ -160,13 +165,18 @@ class TiffReader(WindowReader):
             data = os.pread(self._file, source.sizes[number], source.offsets[number])
             if len(data) != source.sizes[number]:
                 raise ValueError("the file ends before the tile does")
+            if data and data.rfind(source.end_marker) < 0:
+                raise ValueError("its end is missing")
             if source.jpeg_colours is not None and data:
+                if looks_damaged(data):
+                    self._look_closer(level, number, data)
                 return source.decode_jpeg(data, out)
             # a tile of no bytes is how a sparse file says "nothing scanned here"
-            decoded = source.decode(data, number, jpegtables=source.jpegtables)[0] if data else None
+            decoded = source.decode_other(data, number) if data else None
         except Exception as error:  # the codecs raise types of their own
             raise SlideReadError(
-                f"slide '{self.path}': native tile {number} of level {level} cannot be decoded ({error}); the file is damaged"
+                f"slide '{self.path}': native tile {number} of level {level} cannot be decoded ({error}); the file is damaged "
+                f"at {self._base_xy(level, number)}, level-0 pixels"
             ) from error
         tile = _as_full_rgb(decoded, source.tile_height, source.tile_width)
         if out is None:
@@ -174,11 +184,42 @@ class TiffReader(WindowReader):
         out[...] = tile
         return out
 
+    def _base_xy(self, level: int, number: int) -> tuple[int, int]:
+        """Return the top-left corner of a native tile, level-0 pixels."""
+        source, downsample = self._levels[level], self.info.level_downsamples[level]
+        row, col = divmod(number, source.n_cols)
+        return round(col * source.tile_width * downsample), round(row * source.tile_height * downsample)
+
+    def _look_closer(self, level: int, number: int, data: bytes) -> None:
+        """Decode a suspicious JPEG tile with OpenSlide, for which libjpeg's warnings are errors.
+
+        Raises:
+            ValueError: if it is damaged.
+            SlideReadError: likewise.
+        """
+        source = self._levels[level]
+        if zeros_are_damage(data, source.jpegtables):
+            raise ValueError("a part of it is zero")
+        row, col = divmod(number, source.n_cols)
+        width, height = self.info.level_sizes[level]
+        left, top = col * source.tile_width, row * source.tile_height
+        # any pixel of a native tile decodes the whole of it; one in its middle no other one
+        middle = (left + min(source.tile_width, width - left) // 2, top + min(source.tile_height, height - top) // 2)
+        with OpenSlideReader(self.path) as strict:
+            strict.read(strict.info.level_sizes.index((width, height)), middle, (1, 1))
+
     def close(self) -> None:
         """See SlideReader."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+def _tiff_levels(path: Path, pages: list[Any]) -> list[TiffLevel]:
+    try:
+        return [TiffLevel(page) for page in pages]
+    except ValueError as error:  # which OpenSlide would fill with white, or give up its process for
+        raise SlideDamagedError(f"slide '{path}': {error}; the file is damaged, copy it again") from error
 
 
 class _NativeTile(threading.local):

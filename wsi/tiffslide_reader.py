@@ -9,9 +9,10 @@ import numpy.typing as npt
 import tifffile
 import tiffslide
 
-from simtriplet.wsi.errors import SlideOpenError, SlideReadError
+from simtriplet.wsi.errors import SlideDamagedError, SlideOpenError, SlideReadError
+from simtriplet.wsi.jpeg_streams import JpegStreams
 from simtriplet.wsi.openslide_reader import positive
-from simtriplet.wsi.slide import Pixels, SlideInfo, level_downsamples
+from simtriplet.wsi.slide import MAX_TILE_PX, Pixels, SlideInfo, level_downsamples
 from simtriplet.wsi.tiff_directory import is_tiff, refuse_truncated
 from simtriplet.wsi.window import WindowReader, on_white
 
@@ -36,9 +37,14 @@ class TiffSlideReader(WindowReader):
             refuse_truncated(path)
             _refuse_foreign_pixels(path)
             self._slide = tiffslide.TiffSlide(path)
-            self.info = _info(self._slide)
-            self._downsamples = tuple(float(downsample) for downsample in self._slide.level_downsamples)
-            self._empty = _empty_tiles(path, self.info.level_sizes)
+            try:
+                self.info = _info(self._slide)
+                self._downsamples = tuple(float(downsample) for downsample in self._slide.level_downsamples)
+                self._empty = _empty_tiles(path, self.info.level_sizes)
+                self._streams = JpegStreams(path, self.info.level_sizes)
+            except BaseException:
+                self._slide.close()
+                raise
         except SlideOpenError:
             raise
         except Exception as error:  # tiffslide lets through whatever its libraries raise on a foreign file
@@ -55,11 +61,12 @@ class TiffSlideReader(WindowReader):
         # TiffSlide floors back to the level, so the ceiling is what returns to the pixel asked for
         base_xy = (math.ceil(xy[0] * downsample), math.ceil(xy[1] * downsample))
         try:
+            self._streams.refuse_cut(level, xy, size)
             read: Any = self._slide.read_region(base_xy, level, size, as_array=True)
         except Exception as error:  # the decoders raise many types
             raise SlideReadError(
                 f"slide '{self.path}': the region at {xy} of level {level} cannot be read ({_first_line(error)}); "
-                "the file is damaged"
+                f"the file is damaged at {base_xy}, level-0 pixels"
             ) from error
         if read.ndim == 2 or read.shape[-1] == 1:
             read = np.repeat(read.reshape(*read.shape[:2], 1), 3, axis=2)
@@ -71,6 +78,7 @@ class TiffSlideReader(WindowReader):
     def close(self) -> None:
         """See SlideReader."""
         self._slide.close()
+        self._streams.close()
 
 
 def _empty_tiles(path: Path, level_sizes: tuple[tuple[int, int], ...]) -> list[npt.NDArray[np.int64]]:
@@ -96,6 +104,11 @@ def _refuse_foreign_pixels(path: Path) -> None:
         if page.dtype != np.uint8 or page.samplesperpixel not in (1, 3, 4) or page.planarconfig != 1:
             kind = f"{page.samplesperpixel} x {page.dtype}"
             raise SlideOpenError(f"slide '{path}': pixels are {kind}, not 8-bit RGB; convert it to RGB")
+        if page.is_tiled and page.tilewidth * page.tilelength > MAX_TILE_PX:
+            raise SlideDamagedError(
+                f"slide '{path}': native tiles of {page.tilewidth} x {page.tilelength} pixels are larger than any scanner's; "
+                "the file is damaged, copy it again"
+            )
         if not page.is_tiled:
             raise SlideOpenError(
                 f"slide '{path}': is stored in strips, not in tiles; convert it to a tiled pyramid (vips tiffsave --tile --pyramid)"

@@ -13,11 +13,14 @@ from simtriplet.wsi.geometry import TilingSpec
 from simtriplet.wsi.quality import QualitySpec
 from simtriplet.wsi.tissue import TissueSpec
 
-__all__ = ["Existing", "GridName", "LabelSpec", "SlideJob", "TileRequest", "slide_id_of"]
+__all__ = ["Existing", "GridName", "LabelSpec", "OnDamage", "SlideJob", "TileRequest", "slide_id_of"]
 
 Existing = Literal["skip", "replace", "error"]
 GridName = Literal["mpp", "native"]
+OnDamage = Literal["error", "skip"]
 _SAFE_ID = re.compile(r"[\w][\w .()+-]*")
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""What Windows takes for a device, with any ending: a folder of that name cannot be copied there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,8 @@ class TileRequest:
         codec: of the pixels; native tiles stay the JPEG they are.
         jpeg_quality: 1..100, for codec jpeg.
         reader: a name in READERS, or auto.
+        on_damage: what a region that cannot be decoded does: "error" fails the slide, "skip" leaves its tiles out and
+            records where they were.
     """
 
     tiling: TilingSpec = field(default_factory=TilingSpec)
@@ -60,6 +65,7 @@ class TileRequest:
     codec: CodecName = "none"
     jpeg_quality: int = 90
     reader: str = "auto"
+    on_damage: OnDamage = "error"
 
     def __post_init__(self) -> None:
         if not 1 <= self.jpeg_quality <= 100:
@@ -97,6 +103,10 @@ class SlideJob:
             raise SettingsError(
                 f"slide id {self.slide_id!r}: must be letters, digits, blanks and ._()+- and start with a letter or digit; "
                 "give it another id in a manifest"
+            )
+        if _DEVICE.fullmatch(self.slide_id):
+            raise SettingsError(
+                f"slide id {self.slide_id!r}: is the name of a device on Windows; give it another id in a manifest"
             )
         if self.slide_mpp is not None and not 0 < self.slide_mpp < math.inf:
             raise SettingsError(f"slide_mpp {self.slide_mpp}: must be a positive number of micrometres; correct it")

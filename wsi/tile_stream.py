@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from simtriplet.wsi.codec import Encoded
 from simtriplet.wsi.direct_write import aligned_empty
+from simtriplet.wsi.errors import SlideReadError
 from simtriplet.wsi.geometry import TilePlan
 from simtriplet.wsi.images import IMAGES, TILES_PER_SHARD
 from simtriplet.wsi.native_grid import NativeTiles
@@ -40,10 +41,12 @@ class TileBlock(NamedTuple):
     Attributes:
         encoded: by array (`images`, and one for each co-centred resolution), one chunk's bytes a tile.
         scores: (k,) float32 a quality column.
+        damaged: places of tiles that cannot be read; where there are any, the block holds nothing else.
     """
 
     encoded: dict[str, Sequence[Encoded]]
     scores: Scores
+    damaged: Sequence[int] = ()
 
 
 class Scratch(threading.local):
@@ -137,8 +140,14 @@ class CopiedTiles:
         if not self.scored:
             return TileBlock({IMAGES: encoded}, {})
         tiles = np.empty((len(places), self.native.size_px, self.native.size_px, 3), np.uint8)
-        for chunk, tile in zip(encoded, tiles, strict=True):
-            self.writer.codec.decode(bytes(chunk), tile)
+        for place, (chunk, tile) in enumerate(zip(encoded, tiles, strict=True)):
+            try:
+                self.writer.codec.decode(bytes(chunk), tile)
+            except ValueError as error:
+                cell = int(self.col[places[place]]), int(self.row[places[place]])
+                raise SlideReadError(
+                    f"slide '{self.writer.path.name}': native tile {cell} cannot be decoded ({error}); the file is damaged"
+                ) from error
         return TileBlock({IMAGES: encoded}, score_tiles(tiles, fold_limit=self.fold_limit))
 
 
@@ -153,10 +162,13 @@ class Streamed:
     Attributes:
         reasons: (n,) int8, places in QUALITY_REASONS: 0 for those written.
         scores: (n,) float32 a quality column; empty where tiles were not looked at.
+        damaged: places of tiles that cannot be read, in order; where there are any, the store lacks whole shards: make it
+            anew without them.
     """
 
     reasons: npt.NDArray[np.int8]
     scores: Scores
+    damaged: tuple[int, ...] = ()
 
 
 def stream_tiles(
@@ -166,6 +178,7 @@ def stream_tiles(
     *,
     quality: QualitySpec,
     threads: int,
+    skip_damage: bool = False,
     progress: Progress | None = None,
 ) -> Streamed:
     """Write tiles in storage order, 64 to a shard, leaving out those that miss a quality limit.
@@ -176,27 +189,30 @@ def stream_tiles(
         writer: the store.
         quality: limits; without any, threads write whole shards on their own.
         threads: that compute at once; as many again, within 256 MiB, for those that wait for the disk.
+        skip_damage: find all tiles that cannot be read, instead of an error at the first.
         progress: called with (tiles done, tiles in all).
 
     Raises:
-        SlideReadError: if the slide is damaged.
+        SlideReadError: if the slide is damaged, unless damage is skipped.
         StoreError: if the store cannot be written.
     """
+    feed = _DamageFinder(feed) if skip_damage else feed
     blocks = [np.arange(start, min(start + TILES_PER_SHARD, n_tiles)) for start in range(0, n_tiles, TILES_PER_SHARD)]
     run = _Filtered(feed, writer, quality) if quality.filters else _Whole(feed, writer)
     reasons = np.zeros(n_tiles, np.int8)
     scores: Scores = {}
+    damaged: list[int] = []
     done = 0
     # while some wait for the disk, the others decode
     spare = _SPARE_BYTES // (TILES_PER_SHARD * writer.size_px**2 * 3)
     pool = ThreadPoolExecutor(threads + min(threads, spare), thread_name_prefix="tile")
     try:
-        for places, (found, block_reasons) in zip(
-            blocks, _in_order(pool, run, blocks, ahead=2 * threads + 1), strict=True
-        ):
-            for name, values in found.items():
-                scores.setdefault(name, np.full(n_tiles, np.nan, np.float32))[places] = values
-            reasons[places] = block_reasons
+        for places, block in zip(blocks, _in_order(pool, run, blocks, ahead=2 * threads + 1), strict=True):
+            damaged += block.damaged
+            if not block.damaged:
+                found, reasons[places] = run.collect(block, len(places))
+                for name, values in found.items():
+                    scores.setdefault(name, np.full(n_tiles, np.nan, np.float32))[places] = values
             done += len(places)
             if progress is not None:
                 progress(done, n_tiles)
@@ -204,7 +220,30 @@ def stream_tiles(
     finally:
         # on an error or Ctrl-C the blocks not yet begun are dropped
         pool.shutdown(wait=True, cancel_futures=True)
-    return Streamed(reasons, scores)
+    return Streamed(reasons, scores, tuple(damaged))
+
+
+@dataclass(frozen=True, slots=True)
+class _DamageFinder:
+    """A feed in which tiles that cannot be read are named, not raised."""
+
+    feed: TileFeed
+
+    def block(self, places: npt.NDArray[np.int64], scratch: Scratch | None = None) -> TileBlock:
+        """See TileFeed."""
+        try:
+            return self.feed.block(places, scratch)
+        except SlideReadError:
+            damaged = [place for place in places.tolist() if not self._reads(place)]
+        # what failed once and then no more, as on a network disk, is read again as a whole
+        return TileBlock({}, {}, damaged) if damaged else self.feed.block(places, scratch)
+
+    def _reads(self, place: int) -> bool:
+        try:
+            self.feed.block(np.array([place]))
+        except SlideReadError:
+            return False
+        return True
 
 
 class _Whole:
@@ -216,6 +255,8 @@ class _Whole:
 
     def work(self, number: int, places: npt.NDArray[np.int64]) -> TileBlock:
         block = self._feed.block(places, self._scratch)
+        if block.damaged:
+            return block
         self._writer.write_encoded(number, block.encoded)
         return TileBlock({}, block.scores)
 
@@ -261,17 +302,15 @@ class _Filtered:
 
 def _in_order(
     pool: ThreadPoolExecutor, run: _Whole | _Filtered, blocks: Sequence[npt.NDArray[np.int64]], *, ahead: int
-) -> Iterator[tuple[Scores, npt.NDArray[np.int8]]]:
-    """Yield the blocks' results in order, with only so many begun ahead, so that memory stays bounded."""
-    pending: deque[tuple[Future[TileBlock], int]] = deque()
+) -> Iterator[TileBlock]:
+    """Yield the blocks in order, with only so many begun ahead, so that memory stays bounded."""
+    pending: deque[Future[TileBlock]] = deque()
     for number, places in enumerate(blocks):
-        pending.append((pool.submit(run.work, number, places), len(places)))
+        pending.append(pool.submit(run.work, number, places))
         if len(pending) > ahead:
-            future, count = pending.popleft()
-            yield run.collect(future.result(), count)
+            yield pending.popleft().result()
     while pending:
-        future, count = pending.popleft()
-        yield run.collect(future.result(), count)
+        yield pending.popleft().result()
 
 
 def read_tiles(

@@ -19,14 +19,14 @@ import shapely
 
 from simtriplet.wsi.annotation import label_tiles
 from simtriplet.wsi.codec import JpegCodec, make_codec
-from simtriplet.wsi.errors import StoreExistsError, TissueError
+from simtriplet.wsi.errors import SlideReadError, StoreExistsError, TissueError
 from simtriplet.wsi.geometry import centred_level_xy, plan_context
 from simtriplet.wsi.images import context_name
 from simtriplet.wsi.picture import draw_tiling
 from simtriplet.wsi.quality import QUALITY_REASONS
 from simtriplet.wsi.slide import SlideReader, open_slide
 from simtriplet.wsi.store import PARTIAL_SUFFIX, STORE_SUFFIX, TileStore
-from simtriplet.wsi.store_writer import StoreContents, StoreWriter
+from simtriplet.wsi.store_writer import StoreContents, StoreWriter, remove_leftovers
 from simtriplet.wsi.survey import Room, Survey, estimate_room, refuse_full_disk, survey_slide
 from simtriplet.wsi.table import Categorical
 from simtriplet.wsi.tile_request import Existing, LabelSpec, SlideJob, TileRequest, slide_id_of
@@ -97,7 +97,8 @@ def tile_slide(
 
     Raises:
         SlideOpenError: if the file is no slide.
-        SlideReadError: if its pixels are damaged; nothing is left under the final name.
+        SlideReadError: if its pixels are damaged (all of them, where the request skips damage); nothing is left under the
+            final name.
         ResolutionError: if the mpp is unknown or too coarse.
         TissueError: if no tile holds enough tissue.
         StoreExistsError: if a store is there and may not be touched.
@@ -108,39 +109,102 @@ def tile_slide(
     final = out / f"{job.slide_id}{STORE_SUFFIX}"
     with open_slide(job.path, reader=request.reader) as reader:
         digest = _request_digest(request, job, fingerprint(job.path))
-        kept = _kept_store(final, existing, digest)
+        kept = kept_store(final, existing, digest)
         if kept is not None:
-            return _summary(kept, "skipped", reader.name, start, 0)
+            _refuse_lacking(kept, request)
+            remove_leftovers(final)
+            return summarise(kept, "skipped", reader.name, start, 0)
         survey = survey_slide(reader, job, request)
         room = estimate_room(survey, request)
         if tell_room is not None:
             tell_room(room)
         refuse_full_disk(out, room)
-        codec = JpegCodec(None) if survey.native else make_codec(request.codec, jpeg_quality=request.jpeg_quality)
-        size_px, context_mpp = survey.plan.size_px, request.tiling.context_mpp
-        with StoreWriter(final, size_px=size_px, codec=codec, context_mpp=context_mpp) as writer:
-            feed = _make_feed(reader, survey, request, writer, job.path.name)
-            regions = survey.tissue.polygons()
-            with ThreadPoolExecutor(1, thread_name_prefix="overview") as aside:
-                overview = aside.submit(_write_overview, writer, survey, regions)
-                streamed = stream_tiles(
-                    feed,
-                    len(survey.cells.row),
-                    writer,
-                    quality=request.quality,
+        while True:
+            try:
+                store, n_bytes = _make_store(
+                    final,
+                    job,
+                    request,
+                    reader,
+                    survey,
+                    existing=existing,
+                    digest=digest,
                     threads=threads or usable_cores(),
                     progress=progress,
                 )
-                overview.result()
-            if not (streamed.reasons == 0).any():
-                raise TissueError(
-                    f"slide '{job.path}': all {len(streamed.reasons)} tissue tiles miss the quality limits; loosen them"
-                )
-            with ThreadPoolExecutor(1, thread_name_prefix="picture") as aside:
-                picture = aside.submit(_draw_picture, survey, regions, streamed)
-                store = writer.finish(_contents(job, request, reader, survey, regions, streamed, digest))
-        _write_picture(final, picture.result())
-        return _summary(store, "ok", reader.name, start, writer.bytes_written)
+            except _TilesDamagedError as found:  # a store has no gaps, so that it is made anew without them
+                survey = survey.without(found.places)
+                if not len(survey.cells.row):
+                    raise SlideReadError(
+                        f"slide '{job.path}': none of its {len(survey.damaged)} tissue tiles can be read; copy the file again"
+                    ) from found
+                continue
+            return summarise(store, "ok" if n_bytes else "skipped", reader.name, start, n_bytes)
+
+
+class _TilesDamagedError(SlideReadError):
+    """Some tiles cannot be read.
+
+    Args:
+        places: of the tiles, in storage order.
+    """
+
+    def __init__(self, places: Sequence[int]) -> None:
+        super().__init__(f"{len(places)} tiles cannot be read")
+        self.places = places
+
+
+def _make_store(
+    final: Path,
+    job: SlideJob,
+    request: TileRequest,
+    reader: SlideReader,
+    survey: Survey,
+    *,
+    existing: Existing,
+    digest: str,
+    threads: int,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[TileStore, int]:
+    """Write the store; return it and the bytes written, 0 where another run has finished it since.
+
+    Raises:
+        _TilesDamagedError: if the request skips damage and there is some.
+    """
+    codec = JpegCodec(None) if survey.native else make_codec(request.codec, jpeg_quality=request.jpeg_quality)
+    size_px, context_mpp = survey.plan.size_px, request.tiling.context_mpp
+    room = estimate_room(survey, request).chosen
+    with StoreWriter(final, size_px=size_px, codec=codec, context_mpp=context_mpp, room=room) as writer:
+        kept = kept_store(final, existing, digest)
+        if kept is not None:
+            return kept, 0
+        feed = _make_feed(reader, survey, request, writer, job.path.name)
+        regions = survey.tissue.polygons()
+        with ThreadPoolExecutor(1, thread_name_prefix="overview") as aside:
+            overview = aside.submit(_write_overview, writer, survey, regions)
+            streamed = stream_tiles(
+                feed,
+                len(survey.cells.row),
+                writer,
+                quality=request.quality,
+                threads=threads,
+                skip_damage=request.on_damage == "skip",
+                progress=progress,
+            )
+            overview.result()
+        if streamed.damaged:
+            raise _TilesDamagedError(streamed.damaged)
+        if not (streamed.reasons == 0).any():
+            raise TissueError(
+                f"slide '{job.path}': all {len(streamed.reasons)} tissue tiles miss the quality limits; loosen them"
+            )
+        with ThreadPoolExecutor(1, thread_name_prefix="picture") as aside:
+            picture = aside.submit(_draw_picture, survey, regions, streamed)
+            store = writer.finish(
+                _contents(job, request, reader, survey, regions, streamed, digest),
+                before_rename=lambda: _write_picture(final, picture.result()),
+            )
+    return store, writer.bytes_written
 
 
 def usable_cores() -> int:
@@ -163,8 +227,10 @@ def fingerprint(path: Path) -> str:
 def _request_digest(request: TileRequest, job: SlideJob, slide: str) -> str:
     regions = [(region.name, region.area.wkt) for region in job.regions or ()]
     mask = mask_file(request.tissue, job.slide_id)
+    described = dataclasses.asdict(request)
+    del described["on_damage"]  # an undamaged slide gives the same store; of others the store itself tells
     parts = [
-        {**dataclasses.asdict(request), "tissue": request.tissue.describe()},
+        {**described, "tissue": request.tissue.describe()},
         slide,
         job.slide_mpp,
         job.patient_id,
@@ -176,7 +242,12 @@ def _request_digest(request: TileRequest, job: SlideJob, slide: str) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _kept_store(final: Path, existing: Existing, digest: str) -> TileStore | None:
+def kept_store(final: Path, existing: Existing, digest: str) -> TileStore | None:
+    """Return the finished store of the same request, None where tiles are to be made.
+
+    Raises:
+        StoreExistsError: if a store is there and may not be touched, or is of another request.
+    """
     if not final.exists() or existing == "replace":
         return None
     if existing == "error":
@@ -187,6 +258,16 @@ def _kept_store(final: Path, existing: Existing, digest: str) -> TileStore | Non
             f"store '{final}': was made from another slide or with other settings; pass --existing replace"
         )
     return store
+
+
+def _refuse_lacking(store: TileStore, request: TileRequest) -> None:
+    """Refuse a store that lacks damaged tiles where these are to be an error."""
+    n_damaged = len(store.attributes["tiling"].get("damaged", {}).get("tiles", ()))
+    if n_damaged and request.on_damage == "error":
+        raise StoreExistsError(
+            f"store '{store.path}': lacks {n_damaged} tiles that could not be read; pass --on-damage skip to keep it, or "
+            "--existing replace"
+        )
 
 
 def _make_feed(
@@ -218,8 +299,8 @@ def _contents(
     cells = survey.cells.at(kept)
     base_xy = plan.base_xy(cells.row, cells.col)
     return StoreContents(
-        slide=_slide_record(job, reader, survey),
-        tiling=_tiling_record(request, reader, survey, streamed, digest),
+        slide=slide_record(job, reader, survey),
+        tiling=_tiling_record(request, reader, survey, streamed, digest, labelled=job.regions is not None),
         tissue=request.tissue.describe(),
         base_xy=base_xy,
         row=cells.row,
@@ -235,7 +316,8 @@ def _contents(
     )
 
 
-def _slide_record(job: SlideJob, reader: SlideReader, survey: Survey) -> dict[str, Any]:
+def slide_record(job: SlideJob, reader: SlideReader, survey: Survey) -> dict[str, Any]:
+    """Return what a store's attributes say of its slide."""
     info = reader.info
     return {
         "id": job.slide_id,
@@ -253,7 +335,7 @@ def _slide_record(job: SlideJob, reader: SlideReader, survey: Survey) -> dict[st
 
 
 def _tiling_record(
-    request: TileRequest, reader: SlideReader, survey: Survey, streamed: Streamed, digest: str
+    request: TileRequest, reader: SlideReader, survey: Survey, streamed: Streamed, digest: str, *, labelled: bool
 ) -> dict[str, Any]:
     plan = survey.plan
     counts = np.bincount(streamed.reasons, minlength=len(QUALITY_REASONS)).tolist()
@@ -268,8 +350,19 @@ def _tiling_record(
         "n_cols": plan.n_cols,
         "grid": request.grid,
         "context_mpp": list(request.tiling.context_mpp),
-        "rejected": {"tissue": len(survey.bare), "edge": len(survey.beyond), **by_quality},
+        "rejected": {
+            "tissue": len(survey.bare),
+            "edge": len(survey.beyond),
+            "damaged": len(survey.damaged),
+            **by_quality,
+        },
+        "damaged": {
+            "tiles": plan.base_xy(*survey.damaged.T).tolist(),
+            "overview": [list(box) for box in survey.overview.damaged],
+        },
         "quality": dataclasses.asdict(request.quality),
+        "labels": dataclasses.asdict(request.labels),
+        "labelled": labelled,
         "reader": reader.name,
         "asked": dataclasses.asdict(request.tiling),
         "request": digest,
@@ -286,7 +379,7 @@ def _draw_picture(survey: Survey, regions: Sequence[shapely.MultiPolygon], strea
     """Draw what was kept and why the rest was not, as JPEG."""
     plan, chosen = survey.plan, survey.cells
     base_xy = plan.base_xy(chosen.row, chosen.col)
-    places = {"tissue": survey.bare, "edge": survey.beyond}
+    places = {"tissue": survey.bare, "edge": survey.beyond, "damaged": survey.damaged}
     rejected = {reason: plan.base_xy(cells[:, 0], cells[:, 1]) for reason, cells in places.items()}
     for code, reason in enumerate(QUALITY_REASONS[1:], start=1):
         rejected[reason] = base_xy[streamed.reasons == code]
@@ -308,7 +401,7 @@ def _draw_picture(survey: Survey, regions: Sequence[shapely.MultiPolygon], strea
 
 
 def _write_picture(store: Path, picture: bytes) -> None:
-    """Write the picture beside the store: `<slide_id>.tiling.jpg`; the store is whole already, so a failure is a warning."""
+    """Write the picture beside the store: `<slide_id>.tiling.jpg`; the store is whole without it, so a failure is a warning."""
     path = store.with_name(store.name.removesuffix(STORE_SUFFIX) + PICTURE_SUFFIX)
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     try:
@@ -325,9 +418,10 @@ def _labels(job: SlideJob, spec: LabelSpec, base_xy: npt.NDArray[np.int64], base
     return label_tiles(job.regions, base_xy, base_size, min_cover=spec.min_cover, background=spec.background)
 
 
-def _summary(
+def summarise(
     store: TileStore, status: Literal["ok", "skipped"], reader: str, start: float, n_bytes: int
 ) -> TilingSummary:
+    """Return what became of a slide whose tiling began at `start`, by the performance counter."""
     labels = store.labels()
     tiling: dict[str, Any] = store.attributes["tiling"]
     return TilingSummary(

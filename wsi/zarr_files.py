@@ -2,11 +2,10 @@
 
 zarr-python takes 2 to 4 ms for each array, so that the 40 small arrays of a store and its index would take longer than
 copying the tiles of a slide; the layout is simple and published (https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html).
-Every array carries a CRC-32C, and every chunk is written, so that a missing file always means a lost one.
+Every array and every zarr.json carries a CRC-32C, and every chunk is written, so that a missing file always means a lost one.
 """
 
 import itertools
-import json
 import struct
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ import numpy.typing as npt
 from numcodecs import Blosc, VLenUTF8
 
 from simtriplet.wsi.checksum import crc32c
+from simtriplet.wsi.metadata import metadata_bytes
 
 __all__ = ["write_array", "write_group", "write_mapping", "write_scalar", "write_vector"]
 
@@ -160,8 +160,7 @@ def _array(
 
 
 def _write_node(path: Path, node: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
-    text = json.dumps({"zarr_format": 3, **node, "attributes": attributes}, allow_nan=False)
-    (path / "zarr.json").write_text(text, encoding="utf-8")
+    (path / "zarr.json").write_bytes(metadata_bytes({"zarr_format": 3, **node, "attributes": attributes}))
 
 
 def _bytes_codec(values: npt.NDArray[Any]) -> dict[str, Any]:

@@ -162,21 +162,34 @@ def _requests(events: list[dict[str, Any]], page: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def look_at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., PageLook]]:
-    """Open a page in a headless browser: `look_at(path, width=360, dark=False, printed=False)`.
-
-    `printed` lays it out as on paper. Skipped where there is no browser.
-    """
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Browser]:
+    """A headless browser; skipped where there is none."""
     program = next(filter(None, map(shutil.which, _NAMES)), None)
     if program is None:
         pytest.skip("no headless browser on this machine (apt-get install chromium)")
     browser = _Browser(program, tmp_path_factory.mktemp("browser"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def console_errors(browser: _Browser) -> Callable[[], list[str]]:
+    """The console errors and exceptions since the test began."""
+    browser.events.clear()
+    return lambda: _errors(browser.events)
+
+
+@pytest.fixture(scope="session")
+def look_at(browser: _Browser) -> Callable[..., PageLook]:
+    """Open a page in a headless browser: `look_at(path, width=360, dark=False, printed=False)`.
+
+    `printed` lays it out as on paper. Skipped where there is no browser.
+    """
 
     def look(page: Path, *, width: int, dark: bool = False, printed: bool = False) -> PageLook:
         return _look(browser, page.resolve(), width, dark, printed)
 
-    yield look
-    browser.close()
+    return look
 
 
 @pytest.fixture(scope="module")

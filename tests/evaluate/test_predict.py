@@ -85,7 +85,7 @@ def test_a_slide_whose_labels_the_head_has_seen_is_named_though_the_label_file_n
 def test_a_head_of_format_1_0_is_read(saved, tmp_path):
     file = save_head(tmp_path / "head.json", saved)
     values = json.loads(file.read_text())
-    del values["slides"]
+    del values["slides"], values["simtriplet_checksum"]
     file.write_text(json.dumps({**values, "version": "1.0"}))
     assert load_head(file).slides == ()
 

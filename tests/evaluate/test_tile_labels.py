@@ -145,6 +145,7 @@ def change_slide(store, **values):
     path = store.path / "zarr.json"
     document = json.loads(path.read_text())
     document["attributes"]["simtriplet"]["slide"].update(values)
+    del document["attributes"]["simtriplet_checksum"]
     path.write_text(json.dumps(document))
 
 

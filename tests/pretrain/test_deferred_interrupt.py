@@ -61,7 +61,7 @@ def test_a_second_signal_is_the_same_wish_again_for_a_while(own_handler, monkeyp
 
     def wait(interrupt):
         noted.append(interrupt.number)
-        monkeypatch.setattr(module, "_PATIENCE_S", 0.0)
+        monkeypatch.setattr(module, "_PATIENCE_S", dict.fromkeys(module._PATIENCE_S, 0.0))
         send(signal.SIGTERM)
         noted.append("not reached: a late one is served at once")
 

@@ -229,7 +229,7 @@ class TestRefusals:
             file.seek(offset)
             file.write(b"\xff" * size)
         with open_slide(path, reader=reader) as slide:
-            with pytest.raises(SlideReadError, match=r"the file is damaged$"):
+            with pytest.raises(SlideReadError, match=r"the file is damaged at \(\d+, \d+\), level-0 pixels$"):
                 slide.read(0, (64, 64), (64, 64))
             assert np.array_equal(slide.read(0, (128, 0), (128, 64)), base[:64, 128:])
 

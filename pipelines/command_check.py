@@ -1,0 +1,78 @@
+"""The command `check`: every byte of a store against its checksum, and how to make again what is damaged."""
+
+from pathlib import Path
+
+import click
+
+from simtriplet.evaluate.visible_text import visible
+from simtriplet.pipelines.console import progress_bar
+from simtriplet.pipelines.manifest import collect_jobs
+from simtriplet.pipelines.options import AnyPath, quiet, stores_argument
+from simtriplet.pipelines.repair_commands import RepairSources, repair_lines
+from simtriplet.wsi.check import Problem, StoreCheck, inspect_store
+from simtriplet.wsi.errors import StoreError
+from simtriplet.wsi.repair import plan_repair
+from simtriplet.wsi.store import find_stores
+
+__all__ = ["check"]
+
+
+@click.command()
+@stores_argument
+@click.option("--repair", is_flag=True, help="Print the commands that make again what is damaged; nothing is changed.")
+@click.option(
+    "--slides",
+    type=AnyPath,
+    multiple=True,
+    metavar="SLIDE|FOLDER|MANIFEST.csv",
+    help="For --repair: where the slides are, as a store keeps no paths; may repeat.",
+)
+@click.option("--annotations", type=AnyPath, default=None, help="For --repair: their folder or file.")
+@click.option("--encoder", default=None, help="For --repair: the run or encoder that the features are of.")
+def check(
+    stores: tuple[Path, ...], repair: bool, slides: tuple[Path, ...], annotations: Path | None, encoder: str | None
+) -> None:
+    """Verify STOREs: every tile, array and metadata file against its checksum, neighbour indices against the tiles."""
+    if not repair and (slides or annotations or encoder):
+        raise click.UsageError("--slides, --annotations and --encoder: are for --repair; pass it too")
+    files = {job.slide_id: job.path for job in collect_jobs(slides)} if slides else {}
+    sources = RepairSources(files, annotations, encoder)
+    paths = find_stores(stores)
+    damaged = []
+    for path in paths:
+        found = _inspect(path)
+        _tell(path, found)
+        if found.problems:
+            damaged.append((path, found.problems))
+    if repair:
+        _tell_repair(damaged, sources)
+    if damaged:
+        cure = "see the commands above" if repair else "check --repair tells how to make again what is damaged"
+        raise StoreError(f"{len(damaged)} of {len(paths)} stores are damaged; {cure}")
+
+
+def _inspect(path: Path) -> StoreCheck:
+    try:
+        with progress_bar(f"check {path.name}", "tiles", quiet=quiet()) as tick:
+            return inspect_store(path, progress=tick)
+    except StoreError as error:  # the other stores are looked at all the same
+        return StoreCheck((Problem("", str(error)),), ())
+
+
+def _tell(path: Path, found: StoreCheck) -> None:
+    for problem in found.problems:
+        click.echo(visible(f"{path.name}: {problem.text}"))
+    for note in found.notes:
+        click.echo(visible(f"{path.name}: note: {note}"))
+    if not found.problems:
+        click.echo(visible(f"{path.name}: ok"))
+
+
+def _tell_repair(damaged: list[tuple[Path, tuple[Problem, ...]]], sources: RepairSources) -> None:
+    for path, problems in damaged:
+        plan = plan_repair(path, problems)
+        what = ["tiles"] if plan.tiles else []
+        what += [f"neighbour index {name}" for name in plan.indices] + [f"features {name}" for name in plan.features]
+        click.echo(visible(f"{path.name}: to make {', '.join(what)} again, run"))
+        for line in repair_lines(path, plan, sources):
+            click.echo("  " + visible(line))

@@ -1,0 +1,140 @@
+"""The commands that make the damaged parts of a store again, as a person can run them."""
+
+import csv
+import io
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from simtriplet.wsi.repair import RepairPlan
+from simtriplet.wsi.tile_request import slide_id_of
+
+__all__ = ["RepairSources", "repair_lines"]
+
+_PROGRAM = "simtriplet"
+_ASKED = {"mpp", "size_px", "min_tissue", "edge", "mpp_tolerance"}
+_MANIFEST_COLUMNS = ("path", "slide_id", "patient_id", "label")
+
+
+class RepairSources(NamedTuple):
+    """What a store does not say, as it keeps no paths.
+
+    Attributes:
+        slides: slide id to file.
+        annotations: file or folder, None where it was not given.
+        encoder: what `embed` takes, None where it was not given.
+    """
+
+    slides: Mapping[str, Path]
+    annotations: Path | None = None
+    encoder: str | None = None
+
+
+def repair_lines(store: Path, plan: RepairPlan, sources: RepairSources) -> list[str]:
+    """Return shell commands, in the order in which they have to be run; comments begin with `#`."""
+    lines = _tile_lines(store, plan, sources) if plan.tiles else []
+    similar = {name: params for name, params in plan.indices.items() if params and "min_similarity" in params}
+    for name, params in plan.indices.items():
+        lines += [] if name in similar else _index_lines(store, name, params, sources)
+    for name, record in plan.features.items():
+        lines += _embed_lines(store, name, record, sources)
+    for name, params in similar.items():  # these compare the features
+        lines += _index_lines(store, name, params, sources)
+    return lines
+
+
+def _tile_lines(store: Path, plan: RepairPlan, sources: RepairSources) -> list[str]:
+    record = plan.made_from
+    if record is None or not set(record["tiling"].get("asked") or ()) >= _ASKED:
+        return [
+            f"# tile slide {plan.slide_id} as it was tiled before; the store has lost how",
+            _join("tile", "SLIDE", "--out", store.parent, "--existing", "replace"),
+        ]
+    slide = sources.slides.get(plan.slide_id)
+    lines = [] if slide else [f"# SLIDE is the file of slide {plan.slide_id}; pass --slides to have it filled in"]
+    given: Path | str = slide.absolute() if slide else "SLIDE"
+    manifest = _manifest(plan.slide_id, record["slide"], given)
+    if manifest is not None:
+        file = store.with_name(f"{plan.slide_id}.repair.csv")
+        rows = shlex.join(["printf", "%s\\n", *manifest])
+        lines.append(f"{rows} > {shlex.quote(str(file))}")
+        given = file
+    options = _tile_options(record, plan)
+    if record["tiling"].get("labelled"):
+        told = sources.annotations or "ANNOTATIONS"
+        lines += [] if sources.annotations else ["# ANNOTATIONS is their file or folder; pass --annotations"]
+        options += ["--annotations", told]
+    return [*lines, _join("tile", given, "--out", store.parent, "--existing", "replace", *options)]
+
+
+def _manifest(slide_id: str, slide: Mapping[str, Any], file: Path | str) -> list[str] | None:
+    """Return the rows of a manifest, None where the file alone says as much."""
+    named = (slide.get("patient_id") or "", slide.get("label") or "")
+    if not any(named) and slide_id == slide_id_of(Path(file)):
+        return None
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([_MANIFEST_COLUMNS, (str(file), slide_id, *named)])
+    return text.getvalue().splitlines()
+
+
+def _tile_options(record: Mapping[str, Any], plan: RepairPlan) -> list[object]:
+    tiling, tissue, asked = record["tiling"], record["tissue"], record["tiling"]["asked"]
+    native = tiling.get("grid") == "native"
+    options: list[object] = ["--level", asked["level"]] if asked.get("level") is not None else ["--mpp", asked["mpp"]]
+    if native:
+        options += ["--grid", "native"]
+    else:
+        options += ["--size", asked["size_px"]]
+        options += ["--stride", asked["stride_px"]] if asked.get("stride_px") is not None else []
+        options += ["--upsample"] if asked.get("upsample") else []
+        options += ["--codec", tiling.get("codec", "none")]
+        options += ["--jpeg-quality", plan.jpeg_quality] if plan.jpeg_quality is not None else []
+    options += ["--min-tissue", asked["min_tissue"], "--edge", asked["edge"], "--mpp-tolerance", asked["mpp_tolerance"]]
+    for mpp in asked.get("context_mpp", ()):
+        options += ["--context-mpp", mpp]
+    options += ["--tissue", tissue.get("detector", "otsu"), "--min-region-um2", tissue.get("min_region_um2")]
+    options += ["--max-hole-um2", tissue.get("max_hole_um2"), "--reader", tiling.get("reader", "auto")]
+    for name, value in (tiling.get("quality") or {}).items():
+        options += [] if value is None else [f"--{name.replace('_', '-')}", value]
+    options += ["--slide-mpp", record["slide"]["mpp"]] if record["slide"].get("mpp_source") == "option" else []
+    labels = tiling.get("labels") or {}
+    options += ["--min-label-cover", labels["min_cover"]] if "min_cover" in labels else []
+    return options + (["--background", labels["background"]] if labels.get("background") else [])
+
+
+def _index_lines(store: Path, name: str, params: Mapping[str, Any] | None, sources: RepairSources) -> list[str]:
+    options: list[object] = ["--name", name]
+    if params is None:
+        told = f"# the rule of index {name} is lost: this builds the default one, add --rule if it was another"
+        return [told, _join("index", store, *options)]
+    options += ["--rule", params["rule"]]
+    radius = params.get("outer_um", params.get("radius_um"))
+    values = {"connectivity": "connectivity", "inner_um": "inner-um", "k": "k", "min_tissue": "min-tissue"}
+    values |= {"similar_to": "similar-to", "min_similarity": "min-similarity"}
+    for key, option in values.items():
+        options += [f"--{option}", params[key]] if key in params else []
+    options += ["--radius-um", radius] if radius is not None else []
+    options += ["--allow-overlap"] if params.get("allow_overlap") else []
+    options += [] if params.get("same_tissue") else ["--any-tissue"]
+    lines = []
+    if "border_file" in params:
+        options += ["--annotations", sources.annotations or "ANNOTATIONS"]
+        lines += [] if sources.annotations else ["# ANNOTATIONS is their file or folder; pass --annotations"]
+    return [*lines, _join("index", store, *options)]
+
+
+def _embed_lines(store: Path, name: str, record: Mapping[str, Any], sources: RepairSources) -> list[str]:
+    made_by = str(record.get("encoder_hash", "")) or "not known, or not ours"
+    encoder, lines = sources.encoder, []
+    if encoder is None and record.get("objective") == "random":
+        encoder = f"random:{record['backbone']}:{record['image_size_px']}"
+    if encoder is None:
+        lines = [f"# ENCODER is the one whose weights have the SHA-256 {made_by}; pass --encoder to have it filled in"]
+    options: list[object] = ["--precision", record["precision"]] if record.get("precision") else []
+    options = ["--encoder", encoder or "ENCODER", "--name", name, *options, "--existing", "replace"]
+    return [*lines, _join("embed", store, *options)]
+
+
+def _join(*words: object) -> str:
+    return shlex.join([_PROGRAM, *map(str, words)])
