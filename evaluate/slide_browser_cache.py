@@ -1,0 +1,135 @@
+"""What the slide browser keeps in memory: values up to a number of bytes, and a few open slides."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from simtriplet.wsi.errors import SlideOpenError
+from simtriplet.wsi.slide import SlideReader, open_slide
+
+__all__ = ["BoundedCache", "OpenSlides"]
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+_READING_THREADS = 4
+
+
+class BoundedCache(Generic[Key, Value]):
+    """Values by key, the least recently used dropped first; safe to use from several threads.
+
+    Args:
+        max_bytes: what the values take together at most; a larger one is returned but not kept.
+        measure: bytes of a value.
+    """
+
+    def __init__(self, max_bytes: int, measure: Callable[[Value], int]) -> None:
+        self.max_bytes, self._measure = max_bytes, measure
+        self._values: OrderedDict[Key, Value] = OrderedDict()
+        self._gates: dict[Key, threading.Lock] = {}
+        self._lock = threading.Lock()
+        self.held_bytes = 0
+
+    def get(self, key: Key, make: Callable[[], Value]) -> Value:
+        """Return the value of a key; of several threads that miss it, one makes it and the others wait."""
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+            gate = self._gates.setdefault(key, threading.Lock())
+        try:
+            with gate:
+                with self._lock:
+                    if key in self._values:
+                        return self._values[key]
+                value = make()
+                self._keep(key, value)
+                return value
+        finally:
+            with self._lock:
+                self._gates.pop(key, None)
+
+    def _keep(self, key: Key, value: Value) -> None:
+        with self._lock:
+            self._drop(key)
+            self._values[key] = value
+            self.held_bytes += self._measure(value)
+            while self.held_bytes > self.max_bytes:
+                self._drop(next(iter(self._values)))
+
+    def _drop(self, key: Key) -> None:
+        if key in self._values:
+            self.held_bytes -= self._measure(self._values.pop(key))
+
+
+class _OpenSlide:
+    """A reader, and how many read with it at this moment."""
+
+    def __init__(self, reader: SlideReader) -> None:
+        self.reader, self.users = reader, 0
+
+
+class OpenSlides:
+    """Slide files opened when first read, a few at a time.
+
+    All reading is done by the same few threads, since OpenSlide takes a handle for every thread that ever read.
+
+    Args:
+        files: path of each slide by its id.
+        max_open: slides held open, each with up to 128 MiB of decoded tiles; more only while more are read at once.
+    """
+
+    def __init__(self, files: Mapping[str, Path], *, max_open: int = 2) -> None:
+        self.files, self.max_open = dict(files), max_open
+        self._open: OrderedDict[str, _OpenSlide] = OrderedDict()
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(_READING_THREADS, thread_name_prefix="slide")
+
+    def __contains__(self, slide_id: str) -> bool:
+        return slide_id in self.files
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def use(self, slide_id: str, task: Callable[[SlideReader], Value]) -> Value:
+        """Return what `task` makes of a slide's reader.
+
+        Raises:
+            SlideOpenError: if the file cannot be opened, or all are closed already.
+            SlideReadError: if its pixels cannot be decoded.
+        """
+        try:
+            future = self._pool.submit(self._use, slide_id, task)
+        except RuntimeError as error:  # a request that came while the program ends
+            raise SlideOpenError(f"slide {slide_id!r}: the slides are closed; start the program again") from error
+        return future.result()
+
+    def _use(self, slide_id: str, task: Callable[[SlideReader], Value]) -> Value:
+        slide = self._acquire(slide_id)
+        try:
+            return task(slide.reader)
+        finally:
+            with self._lock:
+                slide.users -= 1
+
+    def _acquire(self, slide_id: str) -> _OpenSlide:
+        with self._lock:
+            slide = self._open.get(slide_id)
+            if slide is None:
+                slide = self._open[slide_id] = _OpenSlide(open_slide(self.files[slide_id]))
+            self._open.move_to_end(slide_id)
+            slide.users += 1
+            idle = [key for key, one in self._open.items() if not one.users]
+            for key in idle[: max(0, len(self._open) - self.max_open)]:
+                self._open.pop(key).reader.close()
+            return slide
+
+    def close(self) -> None:
+        """Wait for those that read, then close all slides."""
+        self._pool.shutdown()
+        for slide in self._open.values():
+            slide.reader.close()
+        self._open.clear()

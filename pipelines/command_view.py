@@ -1,0 +1,63 @@
+"""The command `view`: stores in a web browser."""
+
+import os
+import sys
+import webbrowser
+from pathlib import Path
+
+import click
+
+from simtriplet.evaluate.slide_browser import BrowserServer
+from simtriplet.evaluate.slide_browser_slides import BrowsedSlides
+from simtriplet.pipelines.console import say
+from simtriplet.pipelines.manifest import collect_jobs
+from simtriplet.pipelines.options import AnyPath, stores_argument
+from simtriplet.wsi.errors import SettingsError
+from simtriplet.wsi.store import open_stores
+
+__all__ = ["view"]
+
+
+@click.command()
+@stores_argument
+@click.option(
+    "--slides",
+    type=AnyPath,
+    default=None,
+    help="Folder, manifest or file of the slides, to zoom into them.  [default: the stores' own tiles]",
+)
+@click.option("--predictions", type=AnyPath, default=None, help="Folder that predict wrote, for layers.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1.  [default: a free one]")
+@click.option(
+    "--open/--no-open",
+    "open_page",
+    default=None,
+    help="Open the page in the web browser.  [default: where there is a terminal and a screen]",
+)
+def view(
+    stores: tuple[Path, ...], slides: Path | None, predictions: Path | None, port: int, open_page: bool | None
+) -> None:
+    """Look at STOREs in a web browser: tiles, neighbours, labels, and the nearest tiles by features.
+
+    Serves on this machine only, until Ctrl-C. The address holds a key; whoever has it can see the slides.
+    """
+    opened = open_stores(stores)
+    if predictions is not None and not predictions.is_dir():
+        raise SettingsError(f"--predictions '{predictions}': is no folder; pass the --out of simtriplet predict")
+    files = {job.slide_id: job.path for job in collect_jobs([slides])} if slides is not None else {}
+    browsed = BrowsedSlides(opened, slides=files, predictions=predictions)
+    with BrowserServer(browsed, port=port) as server:
+        click.echo(server.address)
+        sys.stdout.flush()
+        say(f"{len(opened)} slides; Ctrl-C ends")
+        if open_page or (open_page is None and _has_screen()):
+            webbrowser.open(server.address)
+        try:
+            server.serve_forever()
+        finally:
+            browsed.close()
+
+
+def _has_screen() -> bool:
+    shown = sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    return shown and sys.stderr.isatty()
