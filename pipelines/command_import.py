@@ -1,0 +1,197 @@
+"""The command `import`: coordinates and features of CLAM and TRIDENT become stores."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from simtriplet.evaluate.feature_array import check_feature_name, write_features
+from simtriplet.pipelines.console import print_table, progress_bar, say
+from simtriplet.pipelines.manifest import collect_jobs
+from simtriplet.pipelines.options import AnyPath, existing_option, quiet
+from simtriplet.pipelines.slide_steps import make_folder
+from simtriplet.wsi.errors import AnnotationError, SettingsError, SimTripletError, StoreError
+from simtriplet.wsi.h5_coordinates import TileCoordinates, read_coordinates, read_h5_features
+from simtriplet.wsi.store import STORE_SUFFIX, TileStore
+from simtriplet.wsi.tile_import import ImportRequest, import_tiles
+from simtriplet.wsi.tile_request import Existing, LabelSpec, SlideJob
+from simtriplet.wsi.tiling import TilingSummary
+
+__all__ = ["import_"]
+
+_COLUMNS = ("slide", "status", "tiles", "labelled", "mpp", "from", "features", "s", "reason")
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A file of coordinates and the slide it is of."""
+
+    coordinates: TileCoordinates
+    job: SlideJob
+
+
+@click.command("import")
+@click.argument("files", nargs=-1, required=True, type=AnyPath, metavar="FILE.h5|FOLDER...")
+@click.option("--slide", type=AnyPath, default=None, help="The slide of the one FILE.h5.")
+@click.option(
+    "--slides",
+    type=AnyPath,
+    default=None,
+    help="Folder of slides or manifest CSV; found by the slide's name in the file, or by the file's own.",
+)
+@click.option("--out", required=True, type=AnyPath, help="Folder for the stores, <slide_id>.tiles.zarr each.")
+@click.option("--recursive", is_flag=True, help="Look for slides in the folders of --slides too.")
+@click.option("--features", default=None, metavar="NAME", help="Bring the files' features too, under this name.")
+@click.option(
+    "--feature-files",
+    type=AnyPath,
+    default=None,
+    help="Folder of <slide_id>.h5 with the features.  [default: the FILEs themselves]",
+)
+@click.option("--slide-mpp", type=float, default=None, help="Micrometres per level-0 pixel; wins over the file's own.")
+@click.option("--reader", default="auto", show_default=True, help="auto, tiff, openslide or tiffslide.")
+@click.option(
+    "--codec",
+    type=click.Choice(["none", "zstd", "jpeg"]),
+    default="none",
+    show_default=True,
+    help="none and zstd are lossless; jpeg takes about a ninth of the space.",
+)
+@click.option("--jpeg-quality", default=90, show_default=True, help="1..100, for --codec jpeg.")
+@click.option(
+    "--annotations",
+    type=AnyPath,
+    default=None,
+    help="Folder of <slide_id>.geojson, .xml (ASAP, ImageScope) or .csv; or one such file.",
+)
+@click.option("--min-label-cover", default=0.5, show_default=True, help="Least share of a tile its class covers.")
+@click.option("--background", default=None, help="Class of annotated slides' tiles outside all regions.")
+@existing_option("error")
+def import_(files: tuple[Path, ...], out: Path, **options: Any) -> None:
+    """Make stores of the tiles that CLAM or TRIDENT chose: exactly their places, read from the slides.
+
+    FILEs are CLAM's patches/<slide>.h5 or TRIDENT's <slide>_patches.h5, or TRIDENT's features/<slide>.h5.
+    """
+    name = options["features"]
+    if name is not None:
+        check_feature_name(name)
+    elif options["feature_files"] is not None:
+        raise SettingsError("--feature-files: needs a name for the features; pass --features NAME")
+    request = ImportRequest(
+        codec=options["codec"],
+        jpeg_quality=options["jpeg_quality"],
+        reader=options["reader"],
+        labels=LabelSpec(options["min_label_cover"], options["background"]),
+    )
+    coordinates = [read_coordinates(path) for path in _h5_files(files)]
+    pairs = _pair(
+        coordinates, **{key: options[key] for key in ("slide", "slides", "recursive", "slide_mpp", "annotations")}
+    )
+    make_folder(out)
+    rows, failures = [], []
+    with progress_bar("import", "tiles", quiet=quiet()) as tick:
+        total = sum(len(pair.coordinates.base_xy) for pair in pairs)
+        done = 0
+        for pair in pairs:
+            try:
+                rows.append(
+                    _import_one(pair, out, request, options, lambda now, _, before=done: tick(before + now, total))
+                )
+            except SimTripletError as error:
+                failures.append(error)
+                rows.append([pair.job.slide_id, "failed", *[""] * (len(_COLUMNS) - 3), str(error)])
+            done += len(pair.coordinates.base_xy)
+    if failures and len(pairs) == 1:
+        raise failures[0]
+    print_table("import", _COLUMNS, rows)
+    if failures:
+        raise StoreError(f"{len(failures)} of {len(pairs)} slides failed; the table says why")
+    say(f"stores are in {out}; next: simtriplet index {out}")
+
+
+def _import_one(pair: _Pair, out: Path, request: ImportRequest, options: dict[str, Any], progress: Any) -> list[str]:
+    existing: Existing = options["existing"]
+    summary = import_tiles(pair.job, pair.coordinates, out, request, existing=existing, progress=progress)
+    name, noted = options["features"], ""
+    if name is not None:
+        store = TileStore(out / f"{summary.slide_id}{STORE_SUFFIX}")
+        noted = name
+        if summary.status == "ok" or not store.features_exist(name):
+            source = _feature_file(pair, options["feature_files"])
+            write_features(store, name, read_h5_features(source, store.base_xy()), {"imported_from": source.name})
+    return _row(summary, pair.coordinates, noted)
+
+
+def _row(summary: TilingSummary, coordinates: TileCoordinates, features: str) -> list[str]:
+    counts = [str(summary.n_tiles), str(summary.n_labelled), f"{summary.mpp:.4g}"]
+    return [summary.slide_id, summary.status, *counts, coordinates.writer, features, f"{summary.seconds:.1f}", ""]
+
+
+def _h5_files(given: Iterable[Path]) -> list[Path]:
+    found: list[Path] = []
+    for path in given:
+        inside = sorted(path.glob("*.h5")) if path.is_dir() else [path]
+        if not inside:
+            raise AnnotationError(
+                f"coordinates '{path}': the folder holds no .h5 files; pass CLAM's or TRIDENT's 'patches'"
+            )
+        found.extend(inside)
+    return found
+
+
+def _pair(
+    coordinates: Sequence[TileCoordinates],
+    *,
+    slide: Path | None,
+    slides: Path | None,
+    recursive: bool,
+    slide_mpp: float | None,
+    annotations: Path | None,
+) -> list[_Pair]:
+    """Find the slide of every file.
+
+    Raises:
+        SettingsError: if a slide is missing, or two files are of one.
+    """
+    if (slide is None) == (slides is None):
+        raise SettingsError("slides: pass --slide with one file, or --slides with a folder or manifest")
+    if slide is not None and len(coordinates) != 1:
+        raise SettingsError(f"--slide: is one slide for {len(coordinates)} files; pass --slides with their folder")
+    source = slide if slide is not None else slides
+    assert source is not None
+    jobs = collect_jobs([source], annotations=annotations, slide_mpp=slide_mpp, recursive=recursive)
+    if slide is not None and len(jobs) != 1:
+        raise SettingsError(f"--slide '{slide}': holds {len(jobs)} slides; pass it as --slides")
+    pairs = [_Pair(given, jobs[0] if slide is not None else _job_of(given, jobs, source)) for given in coordinates]
+    files: dict[str, Path] = {}
+    for pair in pairs:
+        first = files.setdefault(pair.job.slide_id, pair.coordinates.path)
+        if first is not pair.coordinates.path:
+            raise SettingsError(
+                f"slide id {pair.job.slide_id!r}: both '{first}' and '{pair.coordinates.path}' are of it; pass one of them"
+            )
+    return pairs
+
+
+def _job_of(given: TileCoordinates, jobs: Sequence[SlideJob], source: Path) -> SlideJob:
+    for name in (given.slide_name, given.path.stem.removesuffix("_patches"), given.path.stem):
+        # the two programs know '.ome.tif' as one ending
+        of_name = [job for job in jobs if name in (job.slide_id, job.path.name, job.path.name.partition(".ome.")[0])]
+        if len(of_name) == 1:
+            return of_name[0]
+    raise SettingsError(
+        f"coordinates '{given.path}': no slide in '{source}' is called {given.slide_name!r}; "
+        "pass its folder, or a manifest with that slide_id"
+    )
+
+
+def _feature_file(pair: _Pair, folder: Path | None) -> Path:
+    if folder is None:
+        return pair.coordinates.path
+    names = (pair.job.slide_id, pair.coordinates.slide_name, pair.coordinates.path.stem.removesuffix("_patches"))
+    for name in names:
+        if (folder / f"{name}.h5").is_file():
+            return folder / f"{name}.h5"
+    raise AnnotationError(f"features '{folder}': hold no '{pair.job.slide_id}.h5'; check the folder")

@@ -1,0 +1,68 @@
+"""Tiles as GeoJSON that QuPath opens: every tile a detection with class and measurements, tissue regions as annotations."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import shapely
+
+from simtriplet.wsi.export_request import ExportRequest
+from simtriplet.wsi.export_table import PREDICTED, tile_columns, tissue_regions
+from simtriplet.wsi.store import TileStore
+
+__all__ = ["TISSUE_CLASS", "write_geojson"]
+
+TISSUE_CLASS = "Tissue"
+_PLACES = ("x", "y", "row", "col", "tissue_id")
+
+
+def write_geojson(store: TileStore, path: Path, request: ExportRequest) -> None:
+    """Write one slide's tiles and tissue regions, level-0 pixels.
+
+    A tile's class is the predicted one where there are predictions, else its label. Its measurements are the numeric columns
+    (tissue fraction, quality scores, probabilities) and the numbers x, y, row, col and tissue_id. Where both are there the
+    label is kept as the property `label`.
+
+    Args:
+        store: the tiles.
+        path: the file.
+        request: predictions.
+    """
+    with path.open("w", encoding="utf-8") as file:
+        file.write('{"type": "FeatureCollection", "features": [')
+        separator = "\n"
+        for feature in _features(store, request):
+            file.write(separator + json.dumps(feature, ensure_ascii=False, allow_nan=False))
+            separator = ",\n"
+        file.write("\n]}\n")
+
+
+def _features(store: TileStore, request: ExportRequest) -> Iterator[dict[str, Any]]:
+    for number, region in enumerate(tissue_regions(store)):
+        tissue = {"objectType": "annotation", "name": f"tissue {number}", "classification": {"name": TISSUE_CLASS}}
+        yield _feature(shapely.geometry.mapping(region), tissue)
+    table = tile_columns(store, request)
+    labels, predicted = table.names("label"), table.names(PREDICTED)
+    columns = {name: values.tolist() for name, values in table.numbers.items()}
+    names = [*(name for name in columns if name not in _PLACES), *(name for name in _PLACES if name in columns)]
+    for tile, (x, y) in enumerate(store.base_xy().tolist()):
+        about: dict[str, Any] = {"objectType": "detection", "name": table.tile_id[tile]}
+        shown = predicted[tile] if predicted[tile] is not None else labels[tile]
+        if shown is not None:
+            about["classification"] = {"name": shown}
+        if labels[tile] is not None:
+            about["label"] = labels[tile]
+        # what is unknown is no number, which JSON does not have
+        about["measurements"] = {name: columns[name][tile] for name in names if math.isfinite(columns[name][tile])}
+        yield _feature(shapely.geometry.mapping(tile_square(x, y, store.base_size_px)), about)
+
+
+def tile_square(x: float, y: float, side: float) -> shapely.Polygon:
+    """Return the outline of a tile from its top-left corner, all level-0 pixels."""
+    return shapely.box(x, y, x + side, y + side)
+
+
+def _feature(geometry: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "Feature", "geometry": geometry, "properties": properties}
