@@ -1,0 +1,139 @@
+"""Triplets for someone else's training loop: a map-style dataset that a plain PyTorch DataLoader takes."""
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from simtriplet.pretrain.cohort import Cohort
+from simtriplet.pretrain.neighbours import NeighbourDraw
+from simtriplet.pretrain.settings import IsolatedRule
+from simtriplet.wsi.store import TileStore, open_stores
+
+__all__ = ["Triplet", "TripletDataset"]
+
+
+class Triplet(NamedTuple):
+    """One sample: (3, s, s) uint8 RGB tensors, or whatever the dataset's `transform` makes of them.
+
+    Attributes:
+        first: a view of the anchor tile.
+        second: another view of the anchor tile; the same pixels where there is no `transform`.
+        neighbour: a view of a tile beside it, drawn anew each time; of the anchor itself where it has no neighbour.
+    """
+
+    first: Any
+    second: Any
+    neighbour: Any
+
+
+class TripletDataset(Dataset[Triplet]):
+    """The triplets of tile stores, for Lightning, lightly, timm or a loop of one's own.
+
+    `simtriplet.pretrain.pretrain` does not use it: its views are made on the device, a batch at a time. Workers may be forked
+    or spawned; each opens the stores for itself. Neighbours are drawn from torch's default generator, which DataLoader seeds
+    anew in each worker and epoch, so `torch.manual_seed` repeats a run.
+
+    Args:
+        stores: stores or folders of stores, as paths or opened; they are ordered by slide id.
+        transform: makes a view of one (3, s, s) uint8 RGB tensor; called three times a sample. Transforms of torchvision v2 and
+            kornia take such tensors; for those of PIL images put torchvision's `to_pil_image` before them.
+        neighbours: name of the neighbour index in the stores.
+        isolated: a tile without neighbours gives a third view of itself ("self"), or is left out ("drop").
+        exclude_patients: whose slides are left out.
+
+    Raises:
+        StoreError: if there is no store, or one is damaged.
+        NeighbourError: if a store has no such index; make it with `build_neighbours` or `simtriplet index`.
+        TrainingError: if no tile is left, or two stores differ in tile size or resolution.
+    """
+
+    def __init__(
+        self,
+        stores: str | Path | TileStore | Sequence[str | Path | TileStore],
+        *,
+        transform: Callable[[Tensor], Any] | None = None,
+        neighbours: str = "spatial",
+        isolated: IsolatedRule = "self",
+        exclude_patients: Collection[str] = (),
+    ) -> None:
+        several = [stores] if isinstance(stores, str | Path | TileStore) else list(stores)
+        self.paths = [store.path if isinstance(store, TileStore) else Path(store) for store in several]
+        self.transform = transform
+        self._options: dict[str, Any] = {
+            "neighbours": neighbours,
+            "isolated": isolated,
+            "exclude_patients": tuple(exclude_patients),
+        }
+        cohort = Cohort(open_stores(self.paths), exclude_patients=exclude_patients, neighbours=neighbours)
+        self.patients, self.slides = cohort.patients, cohort.slides
+        self._cohort = cohort
+        self._draw: NeighbourDraw = self._drawn_from(cohort)
+        everything = torch.arange(len(cohort.numbering))
+        self._anchors = self._draw.connected_ids if isolated == "drop" else everything
+
+    @staticmethod
+    def _drawn_from(cohort: Cohort) -> NeighbourDraw:
+        draw = cohort.neighbour_draw(torch.device("cpu"))
+        assert draw is not None  # the cohort was made with an index
+        return draw
+
+    @property
+    def size_px(self) -> int:
+        """Side of a stored tile, pixels."""
+        return self._cohort.numbering.size_px
+
+    @property
+    def mpp(self) -> float:
+        """Micrometres per pixel of a stored tile."""
+        return self._cohort.numbering.mpp
+
+    def __len__(self) -> int:
+        return len(self._anchors)
+
+    def __getitem__(self, item: int) -> Triplet:
+        """Return one triplet; a batch through `__getitems__` reads each shard once and is faster.
+
+        Raises:
+            IndexError: if there is no such sample.
+            StoreError: if a store is damaged.
+        """
+        return self.__getitems__([item])[0]
+
+    def __getitems__(self, items: Sequence[int]) -> list[Triplet]:
+        """Return several triplets; DataLoader calls this with the numbers of a batch.
+
+        Raises:
+            IndexError: if there is no such sample.
+            StoreError: if a store is damaged.
+        """
+        anchors = self._anchors[torch.as_tensor(list(items), dtype=torch.int64)]
+        neighbours = self._draw.draw(anchors, torch.default_generator)
+        tiles = self._read(torch.cat([anchors, neighbours]))
+        pairs = zip(tiles[: len(items)], tiles[len(items) :], strict=True)
+        return [self._views(anchor, neighbour) for anchor, neighbour in pairs]
+
+    def _read(self, ids: Tensor) -> Tensor:
+        """Return (n, 3, s, s) uint8 of (n,) tile numbers; each image is contiguous as (s, s, 3)."""
+        pixels = np.empty((len(ids), self.size_px, self.size_px, 3), np.uint8)
+        self._cohort.numbering.read(ids.numpy(), out=pixels)
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+    def _views(self, anchor: Tensor, neighbour: Tensor) -> Triplet:
+        if self.transform is None:
+            return Triplet(anchor, anchor, neighbour)
+        return Triplet(self.transform(anchor), self.transform(anchor), self.transform(neighbour))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Send the paths to a spawned worker, which opens the stores for itself."""
+        return _open_again, (self.paths, self.transform, self._options)
+
+
+def _open_again(
+    paths: list[Path], transform: Callable[[Tensor], Any] | None, options: dict[str, Any]
+) -> TripletDataset:
+    return TripletDataset(paths, transform=transform, **options)

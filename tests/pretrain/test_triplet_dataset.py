@@ -1,0 +1,124 @@
+"""The dataset for other people's loops: the same tiles and neighbours as the trainer's, in any kind of worker."""
+
+import pickle
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+
+from simtriplet.pretrain import Triplet, TripletDataset
+from simtriplet.wsi.errors import NeighbourError, TrainingError
+from simtriplet.wsi.store import TileStore
+
+StoreFactory = Callable[..., TileStore]
+
+
+def as_tile(view: Tensor) -> np.ndarray:
+    return view.permute(1, 2, 0).numpy()
+
+
+def all_tiles(store: TileStore) -> np.ndarray:
+    return store.images.read(np.arange(len(store)))
+
+
+def find(store: TileStore, view: Tensor) -> int:
+    (place,) = [i for i, tile in enumerate(all_tiles(store)) if np.array_equal(tile, as_tile(view))]
+    return place
+
+
+def test_neighbour_of_each_sample_is_a_neighbour_in_the_index(store_factory: StoreFactory) -> None:
+    store = store_factory()
+    dataset, graph = TripletDataset(store), store.neighbours()
+    assert len(dataset) == len(store)
+    for anchor in range(len(store)):
+        triplet = dataset[anchor]
+        assert triplet.first.shape == (3, 32, 32)
+        assert triplet.first.dtype == torch.uint8
+        assert find(store, triplet.first) == find(store, triplet.second) == anchor
+        assert find(store, triplet.neighbour) in graph.indices[graph.indptr[anchor] : graph.indptr[anchor + 1]]
+
+
+def test_every_neighbour_comes_and_a_seed_repeats_the_draw(store_factory: StoreFactory) -> None:
+    store = store_factory(rows=3, cols=3)
+    dataset = TripletDataset(store)
+
+    def draw() -> list[int]:
+        torch.manual_seed(7)
+        return [find(store, triplet.neighbour) for triplet in dataset.__getitems__([4] * 60)]
+
+    drawn = draw()
+    graph = store.neighbours()
+    assert set(drawn) == set(graph.indices[graph.indptr[4] : graph.indptr[5]].tolist())
+    assert drawn == draw()
+
+
+def test_stores_are_numbered_by_slide_id_and_excluded_patients_are_left_out(store_factory: StoreFactory) -> None:
+    second = store_factory("b", rows=2, cols=2, patient_id="p2", seed=2)
+    first = store_factory("a", rows=2, cols=3, patient_id="p1", seed=1)
+    dataset = TripletDataset(first.path.parent)
+    assert dataset.slides == ("a", "b")
+    assert len(dataset) == 10
+    assert find(second, dataset[6].first) == 0
+    alone = TripletDataset([first.path, second], exclude_patients=["p1"])
+    assert (alone.patients, len(alone)) == (("p2",), 4)
+
+
+def test_tiles_without_a_neighbour_are_their_own_or_are_left_out(store_factory: StoreFactory) -> None:
+    keep = np.ones(24, bool)
+    keep[[1, 6, 7]] = False  # the tile in the corner is alone then
+    store = store_factory(keep=keep)
+    (lonely,) = np.flatnonzero(store.neighbours().degrees == 0)
+    triplet = TripletDataset(store)[int(lonely)]
+    assert torch.equal(triplet.first, triplet.neighbour)
+    dropped = TripletDataset(store, isolated="drop")
+    assert len(dropped) == len(store) - 1
+    assert lonely not in {find(store, dropped[item].first) for item in range(len(dropped))}
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_a_plain_dataloader_with_workers_collates_batches(store_factory: StoreFactory, context: str) -> None:
+    store = store_factory()
+    dataset = TripletDataset(store, transform=partial(v2.functional.to_dtype, dtype=torch.float32, scale=True))
+    loader = DataLoader(dataset, batch_size=8, num_workers=1, multiprocessing_context=context)
+    batches = list(loader)
+    assert [type(batch) for batch in batches] == [Triplet] * 3
+    first = torch.cat([batch.first for batch in batches])
+    assert first.dtype == torch.float32
+    assert np.array_equal((first * 255).round().byte().permute(0, 2, 3, 1).numpy(), all_tiles(store))
+
+
+def test_neighbours_change_from_epoch_to_epoch_in_workers(store_factory: StoreFactory) -> None:
+    loader = DataLoader(TripletDataset(store_factory()), batch_size=24, num_workers=1, multiprocessing_context="fork")
+    torch.manual_seed(0)
+    one, two = (next(iter(loader)).neighbour for _ in range(2))
+    assert not torch.equal(one, two)
+
+
+def test_each_view_has_its_own_transform_call(store_factory: StoreFactory) -> None:
+    dataset = TripletDataset(store_factory(), transform=v2.RandomResizedCrop(16, antialias=True))
+    triplet = dataset[0]
+    assert triplet.first.shape == triplet.neighbour.shape == (3, 16, 16)
+    assert not torch.equal(triplet.first, triplet.second)
+
+
+def test_pickling_sends_paths_not_pixels(store_factory: StoreFactory) -> None:
+    dataset = TripletDataset(store_factory(rows=20, cols=20), isolated="drop")
+    sent = pickle.dumps(dataset)
+    assert len(sent) < 2000
+    again = pickle.loads(sent)
+    assert len(again) == len(dataset)
+    assert torch.equal(again[5].first, dataset[5].first)
+
+
+def test_a_store_without_index_or_without_tiles_is_refused(store_factory: StoreFactory) -> None:
+    with pytest.raises(NeighbourError, match="simtriplet index"):
+        TripletDataset(store_factory("bare", index=False))
+    with pytest.raises(TrainingError, match="hold no tile"):
+        TripletDataset(store_factory("empty", keep=np.zeros(24, bool)))
+    with pytest.raises(IndexError):
+        TripletDataset(store_factory())[24]
