@@ -87,7 +87,7 @@ def reader_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw_cohort(folder / "slides", n_patients=4, slides_per_patient=1, spec=spec, seed=5)
     shutil.move(folder / "slides" / "annotations", folder / "annotations")
     _write_tables(folder)
-    request = TileRequest(TilingSpec(mpp=0.5, size_px=128, stride_px=64), labels=LabelSpec())
+    request = TileRequest(TilingSpec(mpp=0.5, size_px=128), labels=LabelSpec())
     for slide in sorted((folder / "slides").glob("*.svs")):
         regions = read_geojson(folder / "annotations" / f"{slide.stem}.geojson")
         job = SlideJob(slide, slide.stem, patient_id=slide.stem.partition("-")[0], regions=tuple(regions))

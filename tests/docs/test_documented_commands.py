@@ -33,7 +33,7 @@ NOT_RUN = {
     "source .venv/bin/activate": "changes the reader's shell",
     ".ci/run": "would run itself",
     "python benchmarks/study.py": "takes hours; tests/test_study.py runs it on tiny slides",
-    "simtriplet embed stores --encoder timm:resnet50.a1_in1k --allow-download": "fetches weights from the network",
+    "simtriplet embed stores --encoder timm:resnet50.a1_in1k --name published --allow-download": "fetches weights from the network",
 }
 
 NETWORK = ["--set", "image_size_px=32", "--set", "min_steps=2", "--set", "epochs=1", "--set", "backbone=resnet18"]

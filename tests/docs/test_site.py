@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 OF_OTHERS = {
     *("--array", "--gres", "--requeue", "--signal", "--job-name", "--cpus-per-task", "--mem", "--time"),  # SLURM
     *("--nproc-per-node", "--nthreads", "--nworkers", "--host", "--port"),  # torchrun, dask
-    *("--data", "--limit-gb", "--scale", "--device"),  # benchmarks
+    *("--data", "--limit-gb", "--scale", "--device", "--strict"),  # benchmarks, mypy
     *("--steps", "--tile", "--k"),  # examples
 }
 """Options on pages that are not this program's."""

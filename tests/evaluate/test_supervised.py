@@ -16,7 +16,7 @@ from simtriplet.evaluate.supervised import train_classifier
 from simtriplet.evaluate.supervised_evaluation import evaluate_supervised, supervised_curve
 from simtriplet.evaluate.supervised_settings import SupervisedSettings
 from simtriplet.pretrain.encoder import Encoder, load_encoder
-from simtriplet.wsi.errors import EvaluationError, SettingsError
+from simtriplet.wsi.errors import EvaluationError, SettingsError, StoreError
 from simtriplet.wsi.store import TileStore
 
 SMALL = SupervisedSettings(
@@ -210,11 +210,13 @@ def test_a_class_that_was_not_in_training_has_probability_zero(cohort):
 
 
 def test_only_training_tiles_are_read(cohort, tiles, tmp_path):
-    """The test patient's pixels are not even there while the network learns."""
+    """The test patient's pixels are rubbish while the network learns, which a reader would refuse."""
     train = hold_out(tiles.patients, ["p3"]).train
     for shard in (cohort[3].path / "tiles" / "images").glob("c.*"):
-        shard.unlink()
+        shard.write_bytes(bytes(shard.stat().st_size))
     stores = [TileStore(store.path) for store in cohort]
+    with pytest.raises(StoreError):
+        stores[3].images.read(np.arange(1))
     assert train_classifier(stores, tiles, train, dataclasses.replace(SMALL, min_steps=1)).steps == 5
 
 

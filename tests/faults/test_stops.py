@@ -31,7 +31,22 @@ def commands(
             [*pretrain_command(tmp_path / "run", "run.epochs=10000"), "--resume"],
             "run the same command with --resume to go on",
         ),
-        "embed": (["-q", "embed", stores, "--encoder", trained, "--device", "cpu", "--existing", "replace"], again),
+        "embed": (
+            [
+                "-q",
+                "embed",
+                stores,
+                "--encoder",
+                trained,
+                "--device",
+                "cpu",
+                "--existing",
+                "replace",
+                "--batch-size",
+                "1",
+            ],
+            again,
+        ),
     }
 
 
@@ -46,7 +61,7 @@ def test_a_signal_at_any_moment(
     moments, stopped = random.Random(number), 0
     for _ in range(max(3, n_kills // 4)):
         pid = zygote.start(*command)
-        time.sleep(moments.uniform(0.05, seconds))
+        time.sleep(moments.uniform(0.2, 0.8) * seconds)
         began = time.monotonic()
         zygote.signal(pid, number)
         ended = zygote.wait(pid)
