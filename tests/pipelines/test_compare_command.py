@@ -123,7 +123,7 @@ def test_held_out_patients_and_a_label_file(program: Run, stores: Path, tmp_path
             ["--features", "good", "--features", "noise", "--patient-column", "x"],
             "--patient-column 'x': is a column of",
         ),
-        (["--features", "good", "--features", "noise", "--test-patients", "/dev/null"], "'/dev/null': names nobody"),
+        (["--features", "good", "--features", "noise", "--test-patients", "/dev/null"], "'/dev/null': cannot be read"),
     ],
 )
 def test_nonsense_is_told_in_one_line(
