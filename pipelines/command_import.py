@@ -10,7 +10,7 @@ import click
 from simtriplet.evaluate.feature_array import check_feature_name, write_features
 from simtriplet.pipelines.console import print_table, progress_bar, say
 from simtriplet.pipelines.manifest import collect_jobs
-from simtriplet.pipelines.options import AnyPath, existing_option, quiet
+from simtriplet.pipelines.options import AnyPath, existing_option, quiet, tile_options
 from simtriplet.pipelines.slide_steps import make_folder
 from simtriplet.wsi.errors import AnnotationError, SettingsError, SimTripletError, StoreError
 from simtriplet.wsi.h5_coordinates import TileCoordinates, read_coordinates, read_h5_features
@@ -51,23 +51,7 @@ class _Pair:
     help="Folder of <slide_id>.h5 with the features.  [default: the FILEs themselves]",
 )
 @click.option("--slide-mpp", type=float, default=None, help="Micrometres per level-0 pixel; wins over the file's own.")
-@click.option("--reader", default="auto", show_default=True, help="auto, tiff, openslide or tiffslide.")
-@click.option(
-    "--codec",
-    type=click.Choice(["none", "zstd", "jpeg"]),
-    default="none",
-    show_default=True,
-    help="none and zstd are lossless; jpeg takes about a ninth of the space.",
-)
-@click.option("--jpeg-quality", default=90, show_default=True, help="1..100, for --codec jpeg.")
-@click.option(
-    "--annotations",
-    type=AnyPath,
-    default=None,
-    help="Folder of <slide_id>.geojson, .xml (ASAP, ImageScope) or .csv; or one such file.",
-)
-@click.option("--min-label-cover", default=0.5, show_default=True, help="Least share of a tile its class covers.")
-@click.option("--background", default=None, help="Class of annotated slides' tiles outside all regions.")
+@tile_options
 @existing_option("error")
 def import_(files: tuple[Path, ...], out: Path, **options: Any) -> None:
     """Make stores of the tiles that CLAM or TRIDENT chose: exactly their places, read from the slides.

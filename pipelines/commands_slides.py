@@ -9,7 +9,7 @@ from click.core import ParameterSource
 from simtriplet.pipelines.batch import SLIDE_TIMEOUT_S
 from simtriplet.pipelines.console import print_table, say, tell_error
 from simtriplet.pipelines.manifest import collect_jobs
-from simtriplet.pipelines.options import AnyPath, existing_option, quiet
+from simtriplet.pipelines.options import AnyPath, existing_option, quiet, tile_options
 from simtriplet.pipelines.slide_steps import tile_slides
 from simtriplet.wsi.errors import SettingsError, SimTripletError, StoreError
 from simtriplet.wsi.geometry import TilingSpec
@@ -112,23 +112,7 @@ def info(slides: tuple[Path, ...], reader: str) -> None:
     show_default=True,
     help="Keep only whole tiles, or pad with white at the right and lower border.",
 )
-@click.option("--reader", default="auto", show_default=True, help="auto, tiff, openslide or tiffslide.")
-@click.option(
-    "--codec",
-    type=click.Choice(["none", "zstd", "jpeg"]),
-    default="none",
-    show_default=True,
-    help="none and zstd are lossless; jpeg takes about a ninth of the space.",
-)
-@click.option("--jpeg-quality", default=90, show_default=True, help="1..100, for --codec jpeg.")
-@click.option(
-    "--annotations",
-    type=AnyPath,
-    default=None,
-    help="Folder of <slide_id>.geojson, .xml (ASAP, ImageScope) or .csv; or one such file.",
-)
-@click.option("--min-label-cover", default=0.5, show_default=True, help="Least share of a tile its class covers.")
-@click.option("--background", default=None, help="Class of annotated slides' tiles outside all regions.")
+@tile_options
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that work here.")
 @click.option("--scheduler", default=None, metavar="ADDRESS", help="Use a running Dask scheduler, tcp://host:8786.")
 @click.option(

@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, Protocol
@@ -190,7 +191,7 @@ class _PartTicker:
         self._bars.update(self._whole, completed=part.number - 1 + (part.done >= part.total), total=part.of)
 
 
-class _LineTicker:
+class _LineTicker(ABC):
     """One line now and then, with the rate and the time left, for logs."""
 
     def __init__(self, title: str, unit: str) -> None:
@@ -205,8 +206,9 @@ class _LineTicker:
         rate = done / max(now - self._start, 1e-9)
         self._write(done, total, rate, (total - done) / rate if rate else 0.0, note, part)
 
+    @abstractmethod
     def _write(self, done: int, total: int, rate: float, left_s: float, note: str, part: Part | None) -> None:
-        raise NotImplementedError
+        """Write the line."""
 
 
 class _PlainTicker(_LineTicker):

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["AnyPath", "device_options", "existing_option", "quiet", "stores_argument", "with_settings"]
+__all__ = ["AnyPath", "device_options", "existing_option", "quiet", "stores_argument", "tile_options", "with_settings"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,6 +38,33 @@ def device_options(command: F) -> F:
             help="Arithmetic; auto is bf16 on a GPU that supports it, else fp32.",
         ),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+    ):
+        command = option(command)
+    return command
+
+
+def tile_options(command: F) -> F:
+    """Add what reads slides, how tiles are stored, and which annotations label them: --reader to --background."""
+    for option in (
+        click.option("--background", default=None, help="Class of annotated slides' tiles outside all regions."),
+        click.option(
+            "--min-label-cover", default=0.5, show_default=True, help="Least share of a tile its class covers."
+        ),
+        click.option(
+            "--annotations",
+            type=AnyPath,
+            default=None,
+            help="Folder of <slide_id>.geojson, .xml (ASAP, ImageScope) or .csv; or one such file.",
+        ),
+        click.option("--jpeg-quality", default=90, show_default=True, help="1..100, for --codec jpeg."),
+        click.option(
+            "--codec",
+            type=click.Choice(["none", "zstd", "jpeg"]),
+            default="none",
+            show_default=True,
+            help="none and zstd are lossless; jpeg takes about a ninth of the space.",
+        ),
+        click.option("--reader", default="auto", show_default=True, help="auto, tiff, openslide or tiffslide."),
     ):
         command = option(command)
     return command

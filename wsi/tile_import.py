@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from simtriplet.wsi.annotation import label_tiles
 from simtriplet.wsi.codec import CodecName, make_codec
 from simtriplet.wsi.coordinate_lattice import FoundLattice, find_lattice
 from simtriplet.wsi.errors import AnnotationError, SettingsError
@@ -28,7 +27,16 @@ from simtriplet.wsi.store_writer import StoreContents, StoreWriter
 from simtriplet.wsi.survey import Cells, Survey, estimate_room, refuse_full_disk
 from simtriplet.wsi.tile_request import Existing, LabelSpec, SlideJob, TileRequest
 from simtriplet.wsi.tile_stream import PixelTiles, Streamed, stream_tiles
-from simtriplet.wsi.tiling import TilingSummary, fingerprint, kept_store, slide_record, summarise, usable_cores
+from simtriplet.wsi.tiling import (
+    TilingSummary,
+    fingerprint,
+    kept_store,
+    lattice_record,
+    slide_record,
+    summarise,
+    tile_labels,
+    usable_cores,
+)
 from simtriplet.wsi.tissue import TissueMap, overview_um_per_px
 
 __all__ = ["ImportRequest", "import_tiles"]
@@ -263,10 +271,7 @@ def _contents(
     streamed: Streamed,
     digest: str,
 ) -> StoreContents:
-    plan, cells, label = survey.plan, survey.cells, None
-    if job.regions is not None:
-        spec = request.labels
-        label = label_tiles(job.regions, base_xy, plan.base_size, min_cover=spec.min_cover, background=spec.background)
+    plan, cells = survey.plan, survey.cells
     return StoreContents(
         slide=slide_record(job, reader, survey),
         tiling=_tiling_record(coordinates, reader, plan, digest),
@@ -280,19 +285,13 @@ def _contents(
         thumbnail=survey.overview.pixels,
         thumbnail_downsample=survey.overview.downsample,
         tissue_mask=survey.tissue.regions,
-        label=label,
+        label=tile_labels(job, request.labels, base_xy, plan.base_size),
     )
 
 
 def _tiling_record(coordinates: TileCoordinates, reader: SlideReader, plan: TilePlan, digest: str) -> dict[str, Any]:
     return {
-        "mpp": plan.mpp,
-        "size_px": plan.size_px,
-        "stride_px": plan.stride_px,
-        "level": plan.level,
-        "scale": plan.scale,
-        "n_rows": plan.n_rows,
-        "n_cols": plan.n_cols,
+        **lattice_record(plan),
         "grid": "given",
         "context_mpp": [],
         "coordinates": {"writer": coordinates.writer, "file": coordinates.path.name},

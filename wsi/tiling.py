@@ -20,18 +20,19 @@ import shapely
 from simtriplet.wsi.annotation import label_tiles
 from simtriplet.wsi.codec import JpegCodec, make_codec
 from simtriplet.wsi.errors import SlideReadError, StoreExistsError, TissueError
-from simtriplet.wsi.geometry import centred_level_xy, plan_context
+from simtriplet.wsi.geometry import TilePlan, centred_level_xy, plan_context
 from simtriplet.wsi.images import context_name
 from simtriplet.wsi.picture import draw_tiling
 from simtriplet.wsi.quality import QUALITY_REASONS
 from simtriplet.wsi.slide import SlideReader, open_slide
-from simtriplet.wsi.store import PARTIAL_SUFFIX, STORE_SUFFIX, TileStore
+from simtriplet.wsi.store import STORE_SUFFIX, TileStore
 from simtriplet.wsi.store_writer import StoreContents, StoreWriter, remove_leftovers
 from simtriplet.wsi.survey import Room, Survey, estimate_room, refuse_full_disk, survey_slide
 from simtriplet.wsi.table import Categorical
 from simtriplet.wsi.tile_request import Existing, LabelSpec, SlideJob, TileRequest, slide_id_of
 from simtriplet.wsi.tile_stream import CopiedTiles, PixelTiles, Streamed, TileFeed, stream_tiles
 from simtriplet.wsi.tissue_source import mask_file
+from simtriplet.wsi.whole_file import write_whole
 
 __all__ = ["Existing", "LabelSpec", "SlideJob", "TileRequest", "TilingSummary", "slide_id_of", "tile_slide"]
 
@@ -312,7 +313,7 @@ def _contents(
         thumbnail_downsample=survey.overview.downsample,
         tissue_mask=survey.tissue.regions,
         regions=regions,
-        label=_labels(job, request.labels, base_xy, plan.base_size),
+        label=tile_labels(job, request.labels, base_xy, plan.base_size),
     )
 
 
@@ -334,12 +335,8 @@ def slide_record(job: SlideJob, reader: SlideReader, survey: Survey) -> dict[str
     }
 
 
-def _tiling_record(
-    request: TileRequest, reader: SlideReader, survey: Survey, streamed: Streamed, digest: str, *, labelled: bool
-) -> dict[str, Any]:
-    plan = survey.plan
-    counts = np.bincount(streamed.reasons, minlength=len(QUALITY_REASONS)).tolist()
-    by_quality = dict(zip(QUALITY_REASONS[1:], counts[1:], strict=True))
+def lattice_record(plan: TilePlan) -> dict[str, Any]:
+    """Return what a store says of where its tiles lie."""
     return {
         "mpp": plan.mpp,
         "size_px": plan.size_px,
@@ -348,6 +345,17 @@ def _tiling_record(
         "scale": plan.scale,
         "n_rows": plan.n_rows,
         "n_cols": plan.n_cols,
+    }
+
+
+def _tiling_record(
+    request: TileRequest, reader: SlideReader, survey: Survey, streamed: Streamed, digest: str, *, labelled: bool
+) -> dict[str, Any]:
+    plan = survey.plan
+    counts = np.bincount(streamed.reasons, minlength=len(QUALITY_REASONS)).tolist()
+    by_quality = dict(zip(QUALITY_REASONS[1:], counts[1:], strict=True))
+    return {
+        **lattice_record(plan),
         "grid": request.grid,
         "context_mpp": list(request.tiling.context_mpp),
         "rejected": {
@@ -403,16 +411,14 @@ def _draw_picture(survey: Survey, regions: Sequence[shapely.MultiPolygon], strea
 def _write_picture(store: Path, picture: bytes) -> None:
     """Write the picture beside the store: `<slide_id>.tiling.jpg`; the store is whole without it, so a failure is a warning."""
     path = store.with_name(store.name.removesuffix(STORE_SUFFIX) + PICTURE_SUFFIX)
-    partial = path.with_name(path.name + PARTIAL_SUFFIX)
     try:
-        partial.write_bytes(picture)
-        partial.replace(path)
+        write_whole(path, picture)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         log.warning("picture '%s': cannot be written (%s); the store is whole without it", path, error.strerror)
 
 
-def _labels(job: SlideJob, spec: LabelSpec, base_xy: npt.NDArray[np.int64], base_size: float) -> Categorical | None:
+def tile_labels(job: SlideJob, spec: LabelSpec, base_xy: npt.NDArray[np.int64], base_size: float) -> Categorical | None:
+    """Return the classes that the slide's annotations give its tiles; None where it has none."""
     if job.regions is None:
         return None
     return label_tiles(job.regions, base_xy, base_size, min_cover=spec.min_cover, background=spec.background)
