@@ -13,7 +13,8 @@ from matplotlib.patches import Rectangle
 from simtriplet.evaluate.figure import make_figure, render_png
 from simtriplet.evaluate.overlay import nice_length_um
 from simtriplet.wsi.index_reader import read_index
-from simtriplet.wsi.store import SPATIAL, NeighbourGraph, TileStore
+from simtriplet.wsi.neighbour_graph import NeighbourGraph
+from simtriplet.wsi.store import SPATIAL, TileStore
 
 __all__ = ["draw_graph"]
 

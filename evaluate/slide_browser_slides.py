@@ -15,10 +15,11 @@ from simtriplet.evaluate.slide_browser_cache import BoundedCache, OpenSlides
 from simtriplet.evaluate.slide_browser_layers import Layer, prediction_layers, store_layers
 from simtriplet.evaluate.slide_browser_nearest import Among, TileSearch
 from simtriplet.evaluate.slide_browser_pyramid import Overview, Pyramid, compose_window, read_window
-from simtriplet.wsi.errors import EvaluationError, SlideOpenError, StoreError
+from simtriplet.wsi.errors import AnnotationError, EvaluationError, SlideOpenError, StoreError
 from simtriplet.wsi.index_reader import read_index
+from simtriplet.wsi.neighbour_graph import NeighbourGraph
 from simtriplet.wsi.slide import Pixels, SlideReader
-from simtriplet.wsi.store import NeighbourGraph, TileStore
+from simtriplet.wsi.store import TileStore
 
 __all__ = ["BrowsedSlides"]
 
@@ -192,7 +193,7 @@ class BrowsedSlides:
         if self._predictions is not None:
             try:
                 predicted = prediction_layers(store, self._predictions)
-            except EvaluationError as error:
+            except (AnnotationError, EvaluationError) as error:
                 notes.append(str(error))
         own = store_layers(store)
         n_labels = sum(layer.name == "label" for layer in own)

@@ -14,7 +14,8 @@ from simtriplet.pretrain.neighbours import NeighbourDraw
 from simtriplet.pretrain.pair_weights import weigh_pairs
 from simtriplet.pretrain.tiles import TileNumbering
 from simtriplet.wsi.errors import TrainingError
-from simtriplet.wsi.store import NeighbourGraph, TileStore
+from simtriplet.wsi.neighbour_graph import NeighbourGraph
+from simtriplet.wsi.store import TileStore
 
 __all__ = ["Cohort"]
 

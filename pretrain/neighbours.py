@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor
 
-from simtriplet.wsi.store import NeighbourGraph
+from simtriplet.wsi.neighbour_graph import NeighbourGraph
 
 __all__ = ["DrawnPairs", "NeighbourDraw"]
 

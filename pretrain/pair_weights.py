@@ -8,8 +8,9 @@ import numpy.typing as npt
 
 from simtriplet.wsi.adjacency import Adjacency, row_blocks
 from simtriplet.wsi.errors import NeighbourError
+from simtriplet.wsi.neighbour_graph import NeighbourGraph
 from simtriplet.wsi.registry import Registry
-from simtriplet.wsi.store import NeighbourGraph, TileStore
+from simtriplet.wsi.store import TileStore
 
 __all__ = ["PAIR_WEIGHTS", "PairWeight", "weigh_pairs"]
 

@@ -4,7 +4,66 @@ Names are imported on first use, so that reading a store needs no slide library.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from simtriplet.wsi.annotation import NamedRegion, read_geojson
+    from simtriplet.wsi.annotation_file import read_annotations
+    from simtriplet.wsi.check import check_store
+    from simtriplet.wsi.errors import SimTripletError
+    from simtriplet.wsi.export_formats import export_stores
+    from simtriplet.wsi.gate_spec import GateSpec
+    from simtriplet.wsi.geometry import TilingSpec
+    from simtriplet.wsi.h5_coordinates import read_coordinates
+    from simtriplet.wsi.neighbour_graph import NeighbourGraph
+    from simtriplet.wsi.neighbour_index import build_neighbours, index_store
+    from simtriplet.wsi.neighbour_statistics import measure_neighbours
+    from simtriplet.wsi.neighbours import GridRule, KnnRule, RadiusRule, RingRule
+    from simtriplet.wsi.quality import QualitySpec, score_tiles
+    from simtriplet.wsi.slide import SlideInfo, SlideReader, open_slide
+    from simtriplet.wsi.store import TileStore, open_stores
+    from simtriplet.wsi.synthetic import SyntheticSlideSpec, draw_cohort, draw_slide
+    from simtriplet.wsi.table import Categorical
+    from simtriplet.wsi.tile_import import import_tiles
+    from simtriplet.wsi.tile_request import SlideJob, TileRequest
+    from simtriplet.wsi.tiling import tile_slide
+    from simtriplet.wsi.tissue import TissueSpec
+
+__all__ = [
+    "Categorical",
+    "GateSpec",
+    "GridRule",
+    "KnnRule",
+    "NamedRegion",
+    "NeighbourGraph",
+    "QualitySpec",
+    "RadiusRule",
+    "RingRule",
+    "SimTripletError",
+    "SlideInfo",
+    "SlideJob",
+    "SlideReader",
+    "SyntheticSlideSpec",
+    "TileRequest",
+    "TileStore",
+    "TilingSpec",
+    "TissueSpec",
+    "build_neighbours",
+    "check_store",
+    "draw_cohort",
+    "draw_slide",
+    "export_stores",
+    "import_tiles",
+    "index_store",
+    "measure_neighbours",
+    "open_slide",
+    "open_stores",
+    "read_annotations",
+    "read_coordinates",
+    "read_geojson",
+    "score_tiles",
+    "tile_slide",
+]
 
 _HOMES = {
     "Categorical": "table",
@@ -12,16 +71,16 @@ _HOMES = {
     "GridRule": "neighbours",
     "KnnRule": "neighbours",
     "NamedRegion": "annotation",
-    "NeighbourGraph": "store",
+    "NeighbourGraph": "neighbour_graph",
     "QualitySpec": "quality",
     "RadiusRule": "neighbours",
     "RingRule": "neighbours",
     "SimTripletError": "errors",
     "SlideInfo": "slide",
-    "SlideJob": "tiling",
+    "SlideJob": "tile_request",
     "SlideReader": "slide",
     "SyntheticSlideSpec": "synthetic",
-    "TileRequest": "tiling",
+    "TileRequest": "tile_request",
     "TileStore": "store",
     "TilingSpec": "geometry",
     "TissueSpec": "tissue",
@@ -41,8 +100,6 @@ _HOMES = {
     "score_tiles": "quality",
     "tile_slide": "tiling",
 }
-
-__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

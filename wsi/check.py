@@ -14,7 +14,8 @@ from simtriplet.wsi.checksum import crc32c
 from simtriplet.wsi.errors import NeighbourError, StoreError
 from simtriplet.wsi.images import IMAGES, TileImages, checksum_column, context_name
 from simtriplet.wsi.metadata import DAMAGE, metadata_is_signed, read_metadata, read_regular_file
-from simtriplet.wsi.store import PARTIAL_SUFFIX, SPATIAL, TABLE, NeighbourGraph, TileStore
+from simtriplet.wsi.neighbour_graph import NeighbourGraph
+from simtriplet.wsi.store import PARTIAL_SUFFIX, SPATIAL, TABLE, TileStore
 
 __all__ = ["Problem", "StoreCheck", "check_store", "index_parts", "inspect_store"]
 

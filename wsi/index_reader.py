@@ -13,7 +13,8 @@ import zarr
 
 from simtriplet.wsi.errors import NeighbourError
 from simtriplet.wsi.metadata import DAMAGE
-from simtriplet.wsi.store import SPATIAL, TABLE, NeighbourGraph, TileStore
+from simtriplet.wsi.neighbour_graph import NeighbourGraph
+from simtriplet.wsi.store import SPATIAL, TABLE, TileStore
 from simtriplet.wsi.table import member_names, read_array, read_value
 
 __all__ = ["read_index"]

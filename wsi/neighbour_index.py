@@ -12,8 +12,9 @@ from simtriplet.wsi.gate_spec import GateSpec
 from simtriplet.wsi.gates import apply_gates
 from simtriplet.wsi.index_reader import read_index
 from simtriplet.wsi.index_writer import check_index_name, remove_index_leftovers, write_index
+from simtriplet.wsi.neighbour_graph import NeighbourGraph
 from simtriplet.wsi.neighbours import GridRule, NeighbourRule, TilePlaces
-from simtriplet.wsi.store import SPATIAL, NeighbourGraph, TileStore
+from simtriplet.wsi.store import SPATIAL, TileStore
 
 __all__ = [
     "BuiltIndex",

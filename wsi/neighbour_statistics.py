@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from simtriplet.wsi.adjacency import Adjacency, row_blocks
 from simtriplet.wsi.index_reader import read_index
-from simtriplet.wsi.store import SPATIAL, NeighbourGraph, TileStore
+from simtriplet.wsi.neighbour_graph import NeighbourGraph
+from simtriplet.wsi.store import SPATIAL, TileStore
 
 __all__ = ["DistanceCounts", "NeighbourStatistics", "add_statistics", "measure_neighbours"]
 

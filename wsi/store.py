@@ -5,10 +5,8 @@ on a machine without any slide library.
 """
 
 import contextlib
-import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -20,16 +18,18 @@ import zarr
 from simtriplet.wsi.errors import NeighbourError, StoreError
 from simtriplet.wsi.images import TileImages, context_name
 from simtriplet.wsi.metadata import CHECKSUM, DAMAGE
+from simtriplet.wsi.neighbour_graph import NeighbourGraph
 from simtriplet.wsi.store_attributes import FORMAT_VERSION, PARTIAL_SUFFIX, SCHEMA, read_attributes
 from simtriplet.wsi.store_files import StoreFiles
 from simtriplet.wsi.table import Categorical, member_names, read_array, read_column
+from simtriplet.wsi.thumbnail import THUMBNAIL_AXES
+from simtriplet.wsi.tissue_rings import read_rings
 
 __all__ = [
     "FORMAT_VERSION",
     "PARTIAL_SUFFIX",
     "SCHEMA",
     "STORE_SUFFIX",
-    "NeighbourGraph",
     "TileStore",
     "find_stores",
     "open_stores",
@@ -39,46 +39,6 @@ STORE_SUFFIX = ".tiles.zarr"
 TABLE = "tables/tiles"
 SPATIAL = "spatial"
 _WHOLE = ("x", "y", "row", "col", "tissue_id")
-
-
-@dataclass(frozen=True, slots=True)
-class NeighbourGraph:
-    """Which tiles are each other's inter-sample positives, as CSR rows.
-
-    Attributes:
-        indptr: (n + 1,) int64; the neighbours of tile i are indices[indptr[i]:indptr[i + 1]].
-        indices: (m,) int32, sorted within a row, symmetric, no self loops.
-        distances_um: (m,) float64, micrometres between tile centres.
-        rule: what built it, as recorded.
-    """
-
-    indptr: npt.NDArray[np.int64]
-    indices: npt.NDArray[np.int32]
-    distances_um: npt.NDArray[np.float64]
-    rule: dict[str, Any]
-
-    @property
-    def degrees(self) -> npt.NDArray[np.int64]:
-        """(n,) number of neighbours of each tile."""
-        return np.diff(self.indptr)
-
-    @property
-    def n_pairs(self) -> int:
-        """Number of unordered pairs."""
-        return len(self.indices) // 2
-
-    def check_extent(self, n_tiles: int) -> None:
-        """Make sure that rows and neighbours are those of so many tiles.
-
-        Raises:
-            ValueError: if they are not.
-        """
-        if self.indptr.shape != (n_tiles + 1,) or self.indices.shape != self.distances_um.shape:
-            raise ValueError("half written")
-        if self.indptr[0] != 0 or self.indptr[-1] != len(self.indices) or (np.diff(self.indptr) < 0).any():
-            raise ValueError("half written")
-        if len(self.indices) and not 0 <= self.indices.min() <= self.indices.max() < n_tiles:
-            raise ValueError("damaged (it points at tiles that do not exist)")
 
 
 class TileStore:
@@ -322,7 +282,10 @@ class TileStore:
     def thumbnail(self) -> npt.NDArray[np.uint8]:
         """(h, w, 3) uint8 RGB picture of the whole slide."""
         with self._reading("the thumbnail"):
-            pixels = read_array(self._part("images/thumbnail", "the thumbnail"), "0")
+            group = self._part("images/thumbnail", "the thumbnail")
+            pixels = read_array(group, "0")
+            if getattr(group["0"].metadata, "dimension_names", None) == THUMBNAIL_AXES and pixels.ndim == 3:
+                pixels = np.ascontiguousarray(pixels.transpose(1, 2, 0))  # (y, x, c) before format 1.2
             if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
                 raise TypeError(f"it is {pixels.dtype} of shape {pixels.shape}")
             return cast("npt.NDArray[np.uint8]", pixels)
@@ -335,13 +298,7 @@ class TileStore:
     def tissue_rings(self) -> list[list[list[npt.NDArray[np.float64]]]]:
         """Return the tissue polygons: per region, per polygon, its rings ((k, 2) level-0 pixels; exterior first)."""
         with self._reading("the tissue outline"):
-            group = self._part("tissue", "the tissue outline")
-            xy = read_array(group, "xy")
-            if xy.ndim != 2 or xy.shape[1] != 2 or not np.isfinite(xy).all():
-                raise ValueError("must be two finite numbers a point")
-            rings = [xy[start:stop] for start, stop in _spans(read_array(group, "ring_offsets"), len(xy))]
-            polygons = _nest(rings, read_array(group, "polygon_offsets"))
-            return _nest(polygons, read_array(group, "region_offsets"))
+            return read_rings(self._part("tissue", "the tissue outline"))
 
     @contextlib.contextmanager
     def _reading(self, what: str, *, cure: str = "tile the slide again") -> Iterator[None]:
@@ -352,18 +309,6 @@ class TileStore:
             raise
         except DAMAGE as error:
             raise StoreError(f"store '{self.path.name}': {what} is damaged ({error}); {cure}") from error
-
-
-def _nest(items: Sequence[Any], offsets: npt.NDArray[Any]) -> list[list[Any]]:
-    return [list(items[start:stop]) for start, stop in _spans(offsets, len(items))]
-
-
-def _spans(offsets: npt.NDArray[Any], length: int) -> list[tuple[int, int]]:
-    """Return where each of the parts of a ragged array begins and ends."""
-    bounds = offsets.tolist()
-    if offsets.dtype.kind not in "iu" or bounds[:1] != [0] or bounds[-1] != length or bounds != sorted(bounds):
-        raise ValueError("its offsets are not those of its parts")
-    return list(itertools.pairwise(bounds))
 
 
 def find_stores(paths: Iterable[str | Path]) -> list[Path]:

@@ -25,18 +25,11 @@ from simtriplet.wsi.slide import SlideInfo, SlideReader, open_slide, slide_mpp
 from simtriplet.wsi.store import STORE_SUFFIX
 from simtriplet.wsi.store_writer import StoreContents, StoreWriter
 from simtriplet.wsi.survey import Cells, Survey, estimate_room, refuse_full_disk
+from simtriplet.wsi.tile_feed import PixelTiles
 from simtriplet.wsi.tile_request import Existing, LabelSpec, SlideJob, TileRequest
-from simtriplet.wsi.tile_stream import PixelTiles, Streamed, stream_tiles
-from simtriplet.wsi.tiling import (
-    TilingSummary,
-    fingerprint,
-    kept_store,
-    lattice_record,
-    slide_record,
-    summarise,
-    tile_labels,
-    usable_cores,
-)
+from simtriplet.wsi.tile_stream import Streamed, stream_tiles
+from simtriplet.wsi.tiling import TilingSummary, kept_store, summarise, tile_labels, usable_cores
+from simtriplet.wsi.tiling_record import fingerprint, lattice_record, slide_record
 from simtriplet.wsi.tissue import TissueMap, overview_um_per_px
 
 __all__ = ["ImportRequest", "import_tiles"]

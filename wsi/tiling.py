@@ -1,9 +1,5 @@
 """Tile one slide: find tissue, choose the tiles, read them once, and leave a finished store."""
 
-import dataclasses
-import hashlib
-import json
-import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import shapely
@@ -20,29 +15,20 @@ import shapely
 from simtriplet.wsi.annotation import label_tiles
 from simtriplet.wsi.codec import JpegCodec, make_codec
 from simtriplet.wsi.errors import SlideReadError, StoreExistsError, TissueError
-from simtriplet.wsi.geometry import TilePlan, centred_level_xy, plan_context
+from simtriplet.wsi.geometry import centred_level_xy, plan_context
 from simtriplet.wsi.images import context_name
-from simtriplet.wsi.picture import draw_tiling
-from simtriplet.wsi.quality import QUALITY_REASONS
 from simtriplet.wsi.slide import SlideReader, open_slide
 from simtriplet.wsi.store import STORE_SUFFIX, TileStore
 from simtriplet.wsi.store_writer import StoreContents, StoreWriter, remove_leftovers
 from simtriplet.wsi.survey import Room, Survey, estimate_room, refuse_full_disk, survey_slide
 from simtriplet.wsi.table import Categorical
+from simtriplet.wsi.tile_feed import CopiedTiles, PixelTiles, TileFeed
 from simtriplet.wsi.tile_request import Existing, LabelSpec, SlideJob, TileRequest, slide_id_of
-from simtriplet.wsi.tile_stream import CopiedTiles, PixelTiles, Streamed, TileFeed, stream_tiles
-from simtriplet.wsi.tissue_source import mask_file
-from simtriplet.wsi.whole_file import write_whole
+from simtriplet.wsi.tile_stream import Streamed, stream_tiles
+from simtriplet.wsi.tiling_picture import tiling_picture, write_picture
+from simtriplet.wsi.tiling_record import fingerprint, request_digest, slide_record, tiling_record
 
 __all__ = ["Existing", "LabelSpec", "SlideJob", "TileRequest", "TilingSummary", "slide_id_of", "tile_slide"]
-
-log = logging.getLogger(__name__)
-
-PICTURE_SUFFIX = ".tiling.jpg"
-_PICTURE_QUALITY = 88
-"""JPEG: a PNG of the same picture takes 0.7 s and ten times the space."""
-
-_FINGERPRINT_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +95,7 @@ def tile_slide(
     request = request or TileRequest()
     final = out / f"{job.slide_id}{STORE_SUFFIX}"
     with open_slide(job.path, reader=request.reader) as reader:
-        digest = _request_digest(request, job, fingerprint(job.path))
+        digest = request_digest(request, job, fingerprint(job.path))
         kept = kept_store(final, existing, digest)
         if kept is not None:
             _refuse_lacking(kept, request)
@@ -200,10 +186,10 @@ def _make_store(
                 f"slide '{job.path}': all {len(streamed.reasons)} tissue tiles miss the quality limits; loosen them"
             )
         with ThreadPoolExecutor(1, thread_name_prefix="picture") as aside:
-            picture = aside.submit(_draw_picture, survey, regions, streamed)
+            picture = aside.submit(tiling_picture, survey, regions, streamed)
             store = writer.finish(
                 _contents(job, request, reader, survey, regions, streamed, digest),
-                before_rename=lambda: _write_picture(final, picture.result()),
+                before_rename=lambda: write_picture(final, picture.result()),
             )
     return store, writer.bytes_written
 
@@ -211,36 +197,6 @@ def _make_store(
 def usable_cores() -> int:
     """Return how many processors this process may use, which on a shared machine are fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def fingerprint(path: Path) -> str:
-    """Identify a file by its size and its first and last 256 KiB (SHA-256), so that a big slide costs no full read."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        digest.update(size.to_bytes(8, "little"))
-        for offset in (0, max(0, size - _FINGERPRINT_BYTES)):
-            file.seek(offset)
-            digest.update(file.read(_FINGERPRINT_BYTES))
-    return digest.hexdigest()
-
-
-def _request_digest(request: TileRequest, job: SlideJob, slide: str) -> str:
-    regions = [(region.name, region.area.wkt) for region in job.regions or ()]
-    mask = mask_file(request.tissue, job.slide_id)
-    described = dataclasses.asdict(request)
-    del described["on_damage"]  # an undamaged slide gives the same store; of others the store itself tells
-    parts = [
-        {**described, "tissue": request.tissue.describe()},
-        slide,
-        job.slide_mpp,
-        job.patient_id,
-        job.label,
-        regions,
-        job.regions is None,
-        None if mask is None else fingerprint(mask),
-    ]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def kept_store(final: Path, existing: Existing, digest: str) -> TileStore | None:
@@ -301,7 +257,7 @@ def _contents(
     base_xy = plan.base_xy(cells.row, cells.col)
     return StoreContents(
         slide=slide_record(job, reader, survey),
-        tiling=_tiling_record(request, reader, survey, streamed, digest, labelled=job.regions is not None),
+        tiling=tiling_record(request, reader, survey, streamed, digest, labelled=job.regions is not None),
         tissue=request.tissue.describe(),
         base_xy=base_xy,
         row=cells.row,
@@ -317,104 +273,10 @@ def _contents(
     )
 
 
-def slide_record(job: SlideJob, reader: SlideReader, survey: Survey) -> dict[str, Any]:
-    """Return what a store's attributes say of its slide."""
-    info = reader.info
-    return {
-        "id": job.slide_id,
-        "patient_id": job.patient_id,
-        "label": job.label,
-        "mpp": survey.mpp,
-        "mpp_source": "option" if job.slide_mpp is not None else "file",
-        "width": info.width,
-        "height": info.height,
-        "level_downsamples": list(info.level_downsamples),
-        "objective_power": info.objective_power,
-        "vendor": info.vendor,
-        "fingerprint": fingerprint(job.path),
-    }
-
-
-def lattice_record(plan: TilePlan) -> dict[str, Any]:
-    """Return what a store says of where its tiles lie."""
-    return {
-        "mpp": plan.mpp,
-        "size_px": plan.size_px,
-        "stride_px": plan.stride_px,
-        "level": plan.level,
-        "scale": plan.scale,
-        "n_rows": plan.n_rows,
-        "n_cols": plan.n_cols,
-    }
-
-
-def _tiling_record(
-    request: TileRequest, reader: SlideReader, survey: Survey, streamed: Streamed, digest: str, *, labelled: bool
-) -> dict[str, Any]:
-    plan = survey.plan
-    counts = np.bincount(streamed.reasons, minlength=len(QUALITY_REASONS)).tolist()
-    by_quality = dict(zip(QUALITY_REASONS[1:], counts[1:], strict=True))
-    return {
-        **lattice_record(plan),
-        "grid": request.grid,
-        "context_mpp": list(request.tiling.context_mpp),
-        "rejected": {
-            "tissue": len(survey.bare),
-            "edge": len(survey.beyond),
-            "damaged": len(survey.damaged),
-            **by_quality,
-        },
-        "damaged": {
-            "tiles": plan.base_xy(*survey.damaged.T).tolist(),
-            "overview": [list(box) for box in survey.overview.damaged],
-        },
-        "quality": dataclasses.asdict(request.quality),
-        "labels": dataclasses.asdict(request.labels),
-        "labelled": labelled,
-        "reader": reader.name,
-        "asked": dataclasses.asdict(request.tiling),
-        "request": digest,
-    }
-
-
 def _write_overview(writer: StoreWriter, survey: Survey, regions: Sequence[shapely.MultiPolygon]) -> None:
     overview = survey.overview
     um_per_px = survey.mpp * overview.downsample
     writer.write_overview(overview.pixels, survey.tissue.regions, regions, um_per_px=um_per_px)
-
-
-def _draw_picture(survey: Survey, regions: Sequence[shapely.MultiPolygon], streamed: Streamed) -> bytes:
-    """Draw what was kept and why the rest was not, as JPEG."""
-    plan, chosen = survey.plan, survey.cells
-    base_xy = plan.base_xy(chosen.row, chosen.col)
-    places = {"tissue": survey.bare, "edge": survey.beyond, "damaged": survey.damaged}
-    rejected = {reason: plan.base_xy(cells[:, 0], cells[:, 1]) for reason, cells in places.items()}
-    for code, reason in enumerate(QUALITY_REASONS[1:], start=1):
-        rejected[reason] = base_xy[streamed.reasons == code]
-    rings = [
-        np.asarray(ring.coords)
-        for region in regions
-        for polygon in region.geoms
-        for ring in (polygon.exterior, *polygon.interiors)
-    ]
-    picture = draw_tiling(
-        survey.overview.pixels,
-        survey.overview.downsample,
-        rings,
-        base_xy[streamed.reasons == 0],
-        {reason: xy for reason, xy in rejected.items() if len(xy)},
-        plan.base_size,
-    )
-    return bytes(imagecodecs.jpeg8_encode(picture, level=_PICTURE_QUALITY))
-
-
-def _write_picture(store: Path, picture: bytes) -> None:
-    """Write the picture beside the store: `<slide_id>.tiling.jpg`; the store is whole without it, so a failure is a warning."""
-    path = store.with_name(store.name.removesuffix(STORE_SUFFIX) + PICTURE_SUFFIX)
-    try:
-        write_whole(path, picture)
-    except OSError as error:
-        log.warning("picture '%s': cannot be written (%s); the store is whole without it", path, error.strerror)
 
 
 def tile_labels(job: SlideJob, spec: LabelSpec, base_xy: npt.NDArray[np.int64], base_size: float) -> Categorical | None:

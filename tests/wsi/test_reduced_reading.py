@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from simtriplet.wsi.geometry import TilingSpec, plan_tiles
+from simtriplet.wsi.resampling import read_tiles, resample
 from simtriplet.wsi.slide import ReducesWindows, open_slide
-from simtriplet.wsi.tile_stream import read_tiles, resample
 
 Writer = Callable[..., Path]
 

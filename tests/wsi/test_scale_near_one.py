@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simtriplet.wsi.geometry import TilingSpec, plan_tiles
+from simtriplet.wsi.resampling import resample
 from simtriplet.wsi.slide import SlideInfo
-from simtriplet.wsi.tile_stream import resample
 
 
 def _exact(window: np.ndarray[Any, Any], scale: float, size: int) -> np.ndarray[Any, Any]:
