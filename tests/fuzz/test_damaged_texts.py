@@ -24,10 +24,12 @@ READERS: dict[str, Callable[[Path], Any]] = {
 }
 
 
+@pytest.mark.parametrize(("kind", "share"), [("geojson", 1), ("xml", 0.3), ("csv", 1), ("toml", 1), ("list", 0.1)])
 def test_damaged_texts_are_refused_or_read(
-    quick_folder: Path, run_attempts: Callable[..., dict[str, Any]], n_mutants: int
+    quick_folder: Path, run_attempts: Callable[..., dict[str, Any]], n_mutants: int, kind: str, share: float
 ) -> None:
-    report = run_attempts("text_attempts.py", quick_folder, 0, n_mutants)
+    n_mutants = max(1, round(n_mutants * share))
+    report = run_attempts("text_attempts.py", quick_folder, kind, 0, n_mutants)
     assert report["failures"] == []
     counts = report["counts"]
     assert counts["read"] + counts["refused"] == n_mutants

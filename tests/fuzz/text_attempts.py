@@ -1,6 +1,6 @@
 """Read damaged text files as the program does, in child processes; prints what came of them as JSON.
 
-python text_attempts.py SCRATCH FIRST COUNT
+python text_attempts.py SCRATCH KIND FIRST COUNT
 """
 
 import dataclasses
@@ -127,6 +127,10 @@ FORMATS: tuple[tuple[str, str, Callable[[Path], Any]], ...] = (
     ("settings.toml", SETTINGS, read_training),
     ("patients.txt", "p1\np2\n", read_patients),
 )
+KINDS = {
+    kind: tuple(one for one in FORMATS if one[0].endswith(suffix))
+    for kind, suffix in (("geojson", ".geojson"), ("xml", ".xml"), ("csv", ".csv"), ("toml", ".toml"), ("list", ".txt"))
+}
 TOKENS = (
     *(
         "NaN",
@@ -280,22 +284,23 @@ MUTATIONS: tuple[Callable[[str, Rng, Path], bytes], ...] = (
 
 
 class Attempts:
-    """Damaged texts of every format.
+    """Damaged texts of every format of a kind.
 
     Args:
         scratch: where they are written.
+        kind: of text.
     """
 
-    def __init__(self, scratch: Path) -> None:
-        self.scratch = scratch
-        for name, text, read in FORMATS:
+    def __init__(self, scratch: Path, kind: str) -> None:
+        self.scratch, self.formats = scratch, KINDS[kind]
+        for name, text, read in self.formats:
             (scratch / name).write_text(text, encoding="utf-8")
             assert read(scratch / name), name
 
     def __call__(self, number: int) -> str:
-        name, text, read = FORMATS[number % len(FORMATS)]
+        name, text, read = self.formats[number % len(self.formats)]
         path = self.scratch / name
-        mutate = MUTATIONS[number // len(FORMATS) % len(MUTATIONS)]
+        mutate = MUTATIONS[number // len(self.formats) % len(MUTATIONS)]
         path.write_bytes(mutate(text, np.random.default_rng(number), path))
         try:
             read(path)
@@ -308,8 +313,8 @@ class Attempts:
 
 def main() -> None:
     """Run the attempts that the command line names."""
-    scratch, first, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    report = run_contained(Attempts(scratch), range(first, first + count))
+    scratch, kind, first, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    report = run_contained(Attempts(scratch, kind), range(first, first + count))
     sys.stdout.write(json.dumps(dataclasses.asdict(report)))
 
 
