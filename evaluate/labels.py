@@ -179,16 +179,36 @@ def _encode(names: Sequence[_Names], patients: tuple[str, ...], source: str) -> 
 
 def _names_from_rows(stores: Sequence[TileStore], rows: Iterable[LabelRow], file: Path) -> list[_Names]:
     by_slide: dict[str, list[LabelRow]] = {store.slide_id: [] for store in stores}
+    strangers: dict[str, int] = {}
     for row in rows:
-        if row.slide_id not in by_slide:
-            hint = nearest_name(row.slide_id, by_slide)
-            raise AnnotationError(
-                f"label file '{file}', line {row.line}: slide {row.slide_id!r} has no store here{hint}; "
-                "pass its store or delete the row"
-            )
-        by_slide[row.slide_id].append(row)
+        if row.slide_id in by_slide:
+            by_slide[row.slide_id].append(row)
+        else:
+            strangers.setdefault(row.slide_id, row.line)
+    _tell_of_strangers(strangers, by_slide, file)
     _warn_of_unlabelled([slide_id for slide_id, found in by_slide.items() if not found], file.name)
     return [_names_of_store(store, by_slide[store.slide_id], file) for store in stores]
+
+
+def _tell_of_strangers(strangers: Mapping[str, int], by_slide: Mapping[str, Sequence[LabelRow]], file: Path) -> None:
+    """Warn of rows of slides that have no store: a table is often of more slides than were tiled.
+
+    Raises:
+        AnnotationError: if no row has one.
+    """
+    if not strangers:
+        return
+    slide_id, line = next(iter(strangers.items()))
+    hint = nearest_name(slide_id, [store_id for store_id, rows in by_slide.items() if not rows])
+    if not any(by_slide.values()):
+        raise AnnotationError(
+            f"label file '{file}', line {line}: slide {slide_id!r} has no store here{hint}, and neither has any other; "
+            "pass their stores or correct the column slide_id"
+        )
+    several = f" (and {len(strangers) - 1} more)" if len(strangers) > 1 else ""
+    _logger.warning(
+        "label file '%s', line %d: slide %r%s has no store here%s; left out", file.name, line, slide_id, several, hint
+    )
 
 
 def _names_of_store(store: TileStore, rows: Sequence[LabelRow], file: Path) -> _Names:

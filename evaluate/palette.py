@@ -1,25 +1,11 @@
-"""Class colours that stay apart for colour-blind readers and on pink tissue."""
+"""Colours of classes and of the lines of a chart, for colour-blind readers too."""
+
+from simtriplet.wsi.class_colours import class_colours
 
 __all__ = ["class_colours", "series_colours"]
 
-_OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#F0E442", "#56B4E9", "#D55E00", "#595959", "#CC79A7")
-"""Okabe and Ito's eight (https://jfly.uni-koeln.de/color/), grey for black; the one like eosin last."""
-
-_SHADES = (1.0, 0.55)
-
 _SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#595959")
-"""Of the eight those that show as a line on white, the most different ones first."""
-
-
-def class_colours(n_classes: int) -> list[tuple[float, float, float]]:
-    """Return one RGB colour in [0, 1] per class; they repeat, darker, after eight classes and exactly after sixteen."""
-    colours = []
-    for code in range(n_classes):
-        turn, place = divmod(code, len(_OKABE_ITO))
-        value = int(_OKABE_ITO[place][1:], 16)
-        shade = _SHADES[turn % len(_SHADES)] / 255
-        colours.append(((value >> 16) * shade, (value >> 8 & 255) * shade, (value & 255) * shade))
-    return colours
+"""Of the class colours those that show as a line on white, the most different ones first."""
 
 
 def series_colours(count: int) -> list[str]:

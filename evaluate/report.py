@@ -91,7 +91,7 @@ def _classes_section(figures: Path, result: EvaluationResult) -> str:
     chart = draw_confusion(result.metrics.confusion, result.tiles.classes)
     replace_file(figures / "confusion_matrix.png", chart)
     parts = class_table(result), figure(chart, "Confusion matrix: percent of each label's tiles, and tiles")
-    return section("Classes", f'<div class="columns">{"".join(parts)}</div>')
+    return section("Classes", f'<div class="columns wide">{"".join(parts)}</div>')
 
 
 def loss_section(figures: Path, run: Path) -> str:

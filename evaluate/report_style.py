@@ -38,14 +38,15 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 td:has(> .key) { position: relative; padding-left: 16px; }
 td > .key { position: absolute; left: 0; top: 14px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
-th, td { padding: 7px 14px 7px 0; border-bottom: 1px solid var(--line); text-align: right; }
+th, td { padding: 7px 12px 7px 0; border-bottom: 1px solid var(--line); text-align: right; }
 th { color: var(--quiet); font-weight: 550; font-size: .875rem; white-space: nowrap; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
+th:last-child, td:last-child { padding-right: 0; }
 tr:last-child td { border-bottom: none; }
 table.pairs td { text-align: left; vertical-align: top; overflow-wrap: anywhere; }
 table.pairs td:first-child { color: var(--quiet); width: 34%; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); gap: 20px; align-items: start; }
-.columns.wide { grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); }
+.columns.wide { grid-template-columns: repeat(auto-fit, minmax(min(460px, 100%), 1fr)); }
 figure { margin: 0; }
 figure img { display: block; max-width: 100%; height: auto; margin: 0 auto; background: #fff; border-radius: 8px;
   border: 1px solid var(--line); }

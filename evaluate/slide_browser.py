@@ -10,6 +10,7 @@ import secrets
 import socket
 import socketserver
 import sys
+import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -61,6 +62,8 @@ class BrowserServer(ThreadingHTTPServer):
     def __init__(self, slides: BrowsedSlides, *, port: int = 0) -> None:
         self.slides = slides
         self.key = secrets.token_urlsafe(16)
+        self._once: str | None = None
+        self._once_lock = threading.Lock()
         try:
             super().__init__((_LOOPBACK, port), _Handler)
         except OSError as error:
@@ -71,6 +74,22 @@ class BrowserServer(ThreadingHTTPServer):
     def address(self) -> str:
         """What to open in a web browser."""
         return f"http://{_LOOPBACK}:{self.server_port}/{self.key}/"
+
+    def address_once(self) -> str:
+        """Return an address that leads to the page once.
+
+        For the command line of a web browser, which every user of the machine can read while it runs.
+        """
+        self._once = secrets.token_urlsafe(16)
+        return f"http://{_LOOPBACK}:{self.server_port}/{self._once}/"
+
+    def redeem(self, key: str) -> bool:
+        """Tell whether a key is that of `address_once`, which from then on leads nowhere."""
+        with self._once_lock:
+            fits = self._once is not None and secrets.compare_digest(key.encode(), self._once.encode())
+            if fits:
+                self._once = None
+            return fits
 
     @property
     def hosts(self) -> tuple[str, str]:
@@ -113,6 +132,8 @@ class _Handler(BaseHTTPRequestHandler):
         except ValueError:
             return failure("no such address", HTTPStatus.NOT_FOUND)
         key, slash, path = asked.path.removeprefix("/").partition("/")
+        if slash and not path and self.server.redeem(key):
+            return Answer(HTTPStatus.SEE_OTHER, "text/plain; charset=utf-8", b"")
         if not slash or not secrets.compare_digest(key.encode(), self.server.key.encode()):
             return failure("open the address that the program printed, with its key", HTTPStatus.NOT_FOUND)
         return answer(self.server.slides, path, asked.query)
@@ -127,6 +148,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Type", found.kind)
         self.send_header("Content-Length", str(len(found.body)))
+        if found.status == HTTPStatus.SEE_OTHER:
+            self.send_header("Location", f"/{self.server.key}/")
         if found.status == HTTPStatus.METHOD_NOT_ALLOWED:
             self.send_header("Allow", "GET")
             self.send_header("Connection", "close")

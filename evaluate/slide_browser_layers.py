@@ -1,7 +1,6 @@
 """What tiles can be coloured by: labels, predictions, and every other column of classes or numbers."""
 
-import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy.typing as npt
 
 from simtriplet.evaluate.labels import tile_ids
 from simtriplet.evaluate.palette import class_colours
-from simtriplet.wsi.errors import EvaluationError
+from simtriplet.wsi.export_table import PREDICTED, read_predictions
 from simtriplet.wsi.store import TileStore
 from simtriplet.wsi.table import Categorical
 
@@ -101,41 +100,16 @@ def prediction_layers(store: TileStore, folder: Path) -> list[Layer]:
         folder: with `<slide_id>.csv`; without that file there are no such layers.
 
     Raises:
-        EvaluationError: if the file cannot be read, or is of other tiles.
+        AnnotationError: if the file cannot be read, or is of other tiles.
     """
     from simtriplet.evaluate.prediction_files import check_file_name  # brings matplotlib and scikit-learn, seconds
 
     path = folder / f"{check_file_name(store.slide_id)}.csv"
     if not path.exists():
         return []
-    names, rows = _read_rows(path)
-    try:
-        by_id = {row[names.index("tile_id")]: row for row in rows}
-        ordered = [by_id[tile] for tile in tile_ids(store).tolist()]
-        probabilities = [place for place, name in enumerate(names) if name.startswith("probability_")]
-        numbers = np.array([[float(row[place]) for place in probabilities] for row in ordered], dtype=np.float32)
-        classes = tuple(names[place].removeprefix("probability_") for place in probabilities)
-        codes = _codes((row[names.index("predicted")] for row in ordered), classes)
-    except (KeyError, ValueError, IndexError) as error:
-        raise EvaluationError(
-            f"predictions '{path}': are not of these tiles ({error}); run simtriplet predict again"
-        ) from error
-    numbers = numbers.reshape(len(ordered), len(classes))
-    shares = [Layer(f"probability of {name}", numbers[:, place].copy()) for place, name in enumerate(classes)]
-    return [Layer("predicted", codes, classes), *shares]
-
-
-def _read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise EvaluationError(
-            f"predictions '{path}': cannot be read ({error}); run simtriplet predict again"
-        ) from error
-    return (rows[0], rows[1:]) if rows else ([], [])
-
-
-def _codes(names: Iterable[str], classes: Sequence[str]) -> npt.NDArray[np.int32]:
-    places = {name: code for code, name in enumerate(classes)}
-    return np.array([places[name] for name in names], dtype=np.int32)
+    columns = read_predictions(path, tile_ids(store).tolist())
+    predicted = columns.pop(PREDICTED)
+    assert isinstance(predicted, Categorical)
+    shares = zip(predicted.categories, columns.values(), strict=True)
+    numbers = [Layer(f"probability of {name}", np.asarray(values, dtype=np.float32)) for name, values in shares]
+    return [Layer(PREDICTED, np.asarray(predicted.codes, dtype=np.int32), predicted.categories), *numbers]

@@ -16,7 +16,6 @@ from simtriplet.evaluate.slide_browser_layers import Layer, prediction_layers, s
 from simtriplet.evaluate.slide_browser_nearest import Among, TileSearch
 from simtriplet.evaluate.slide_browser_pyramid import Overview, Pyramid, compose_window, read_window
 from simtriplet.wsi.errors import AnnotationError, EvaluationError, SlideOpenError, StoreError
-from simtriplet.wsi.index_reader import read_index
 from simtriplet.wsi.neighbour_graph import NeighbourGraph
 from simtriplet.wsi.slide import Pixels, SlideReader
 from simtriplet.wsi.store import TileStore
@@ -105,8 +104,8 @@ class BrowsedSlides:
             "pyramid": {**levels, "square": pyramid.square_px, "finest": pyramid.finest},
             "from_slide": contents.uses_slide,
             "layers": [layer.describe() for layer in contents.layers],
-            "indices": _spatial_first(store.neighbour_names()),
-            "features": store.feature_names(),
+            "indices": _first("spatial", store.neighbour_names()),
+            "features": _first("simtriplet", store.feature_names()),
             "tissue": _rounded_rings(store),
             "notes": list(contents.notes),
         }
@@ -136,7 +135,7 @@ class BrowsedSlides:
         """
         store = self._store(slide)
         _check_tile(store, tile)
-        graph = self._graphs.get((slide, index), lambda: read_index(store, index))
+        graph = self._graphs.get((slide, index), lambda: store.neighbours(index))
         row = slice(int(graph.indptr[tile]), int(graph.indptr[tile + 1]))
         distances = np.round(graph.distances_um[row], 2).tolist()
         return {"tiles": graph.indices[row].tolist(), "distances_um": distances}
@@ -244,8 +243,9 @@ def _check_tile(store: TileStore, tile: int) -> None:
         raise IndexError(f"tile {tile}: must lie in 0..{len(store) - 1}")
 
 
-def _spatial_first(names: Sequence[str]) -> list[str]:
-    return sorted(names, key=lambda name: (name != "spatial", name))
+def _first(wanted: str, names: Sequence[str]) -> list[str]:
+    """Return the names with the program's own before all others: the page begins with the first."""
+    return sorted(names, key=lambda name: (name != wanted, name))
 
 
 def _graph_bytes(graph: NeighbourGraph) -> int:

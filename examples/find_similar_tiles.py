@@ -22,6 +22,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("similar.png"))
     options = parser.parse_args()
     store = open_stores(options.stores)[0]
+    if not 0 <= options.tile < len(store):
+        parser.error(f"tile {options.tile}: the first store has {len(store)} tiles, counted from 0")
     encoder = load_encoder(options.encoder)
     parts = np.array_split(np.arange(len(store)), max(1, len(store) // 64))
     features = np.concatenate([encoder.embed(store.images.read(ids)).cpu().numpy() for ids in parts])

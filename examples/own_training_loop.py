@@ -68,6 +68,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     loader = make_loader(options.stores, options.size, options.batch_size)
+    if not len(loader):
+        parser.error(
+            f"{len(loader.dataset)} tiles do not fill a batch of {options.batch_size}; pass a smaller --batch-size"
+        )
     network = SimTripletNetwork()
     optimiser = torch.optim.SGD(
         network.parameters(), lr=0.05 * options.batch_size / 256, momentum=0.9, weight_decay=1e-4

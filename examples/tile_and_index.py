@@ -13,6 +13,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("stores"))
     parser.add_argument("--mpp", type=float, default=0.5, help="micrometres per tile pixel")
     parser.add_argument("--size", type=int, default=224, help="side of a tile, pixels")
+    parser.add_argument("--slide-mpp", type=float, help="micrometres per level-0 pixel, where the file does not say")
     options = parser.parse_args()
     request = TileRequest(TilingSpec(mpp=options.mpp, size_px=options.size))
     for path in options.slides:
@@ -20,7 +21,8 @@ def main() -> None:
             print(
                 f"{path.name}: {slide.info.width} x {slide.info.height} px, {slide.info.mpp_x} um, read by {slide.name}"
             )
-        done = tile_slide(SlideJob(path, path.stem), options.out, request, existing="skip")
+        job = SlideJob(path, path.stem, slide_mpp=options.slide_mpp)
+        done = tile_slide(job, options.out, request, existing="skip")
         store = TileStore(options.out / f"{path.stem}.tiles.zarr")
         index_store(store)
         graph = store.neighbours()

@@ -69,12 +69,15 @@ def import_(files: tuple[Path, ...], out: Path, **options: Any) -> None:
         reader=options["reader"],
         labels=LabelSpec(options["min_label_cover"], options["background"]),
     )
-    coordinates = [read_coordinates(path) for path in _h5_files(files)]
+    paths = _h5_files(files)
+    if options["slide"] is not None and len(paths) != 1:
+        raise SettingsError(f"--slide: is one slide for {len(paths)} files; pass --slides with their folder")
+    coordinates, unread = _read_all(paths)
     pairs = _pair(
         coordinates, **{key: options[key] for key in ("slide", "slides", "recursive", "slide_mpp", "annotations")}
     )
     make_folder(out)
-    rows, failures = [], []
+    rows, failures = [_failed_row(name, error) for name, error in unread], [error for _, error in unread]
     with progress_bar("import", "tiles", quiet=quiet()) as tick:
         total = sum(len(pair.coordinates.base_xy) for pair in pairs)
         done = 0
@@ -85,13 +88,13 @@ def import_(files: tuple[Path, ...], out: Path, **options: Any) -> None:
                 )
             except SimTripletError as error:
                 failures.append(error)
-                rows.append([pair.job.slide_id, "failed", *[""] * (len(_COLUMNS) - 3), str(error)])
+                rows.append(_failed_row(pair.job.slide_id, error))
             done += len(pair.coordinates.base_xy)
-    if failures and len(pairs) == 1:
+    if failures and len(paths) == 1:
         raise failures[0]
     print_table("import", _COLUMNS, rows)
     if failures:
-        raise StoreError(f"{len(failures)} of {len(pairs)} slides failed; the table says why")
+        raise StoreError(f"{len(failures)} of {len(paths)} slides failed; the table says why")
     say(f"stores are in {out}; next: simtriplet index {out}")
 
 
@@ -102,10 +105,44 @@ def _import_one(pair: _Pair, out: Path, request: ImportRequest, options: dict[st
     if name is not None:
         store = TileStore(out / f"{summary.slide_id}{STORE_SUFFIX}")
         noted = name
-        if summary.status == "ok" or not store.features_exist(name):
+        if summary.status == "ok" or not _has_features(store, name):
             source = _feature_file(pair, options["feature_files"])
             write_features(store, name, read_h5_features(source, store.base_xy()), {"imported_from": source.name})
     return _row(summary, pair.coordinates, noted)
+
+
+def _has_features(store: TileStore, name: str) -> bool:
+    """Tell whether a store has features of that name, whole and of its tiles."""
+    try:
+        store.features(name)
+    except StoreError:
+        return False
+    return True
+
+
+def _read_all(paths: Sequence[Path]) -> tuple[list[TileCoordinates], list[tuple[str, SimTripletError]]]:
+    """Read every file; one that cannot be read, or that names no tiles, does not stop the others.
+
+    Returns:
+        What was read, and the name and the error of each of the others.
+
+    Raises:
+        AnnotationError: if none can be read.
+    """
+    found: list[TileCoordinates] = []
+    failures: list[tuple[str, SimTripletError]] = []
+    for path in paths:
+        try:
+            found.append(read_coordinates(path))
+        except AnnotationError as error:
+            failures.append((path.stem, error))
+    if not found:
+        raise failures[0][1]
+    return found, failures
+
+
+def _failed_row(name: str, error: SimTripletError) -> list[str]:
+    return [name, "failed", *[""] * (len(_COLUMNS) - 3), str(error)]
 
 
 def _row(summary: TilingSummary, coordinates: TileCoordinates, features: str) -> list[str]:
@@ -141,8 +178,6 @@ def _pair(
     """
     if (slide is None) == (slides is None):
         raise SettingsError("slides: pass --slide with one file, or --slides with a folder or manifest")
-    if slide is not None and len(coordinates) != 1:
-        raise SettingsError(f"--slide: is one slide for {len(coordinates)} files; pass --slides with their folder")
     source = slide if slide is not None else slides
     assert source is not None
     jobs = collect_jobs([source], annotations=annotations, slide_mpp=slide_mpp, recursive=recursive)

@@ -11,6 +11,7 @@ from simtriplet.evaluate.saved_head import load_head
 from simtriplet.pipelines.command_evaluate_checks import check_folder
 from simtriplet.pipelines.console import print_table, progress_bar, say
 from simtriplet.pipelines.options import AnyPath, quiet, stores_argument
+from simtriplet.pipelines.repeated_warnings import first_of_each_warning
 from simtriplet.wsi.store import open_stores
 
 __all__ = ["predict"]
@@ -37,7 +38,7 @@ def predict(stores: tuple[Path, ...], head: Path, out: Path, merged: bool) -> No
     for store in opened:
         check_file_name(store.slide_id)
     rows = []
-    with progress_bar("predict", "slides", quiet=quiet()) as tick:
+    with progress_bar("predict", "slides", quiet=quiet()) as tick, first_of_each_warning():
         for number, store in enumerate(opened, start=1):
             prediction = predict_slide(store, saved)
             write_prediction(out, store, prediction, merged=merged)

@@ -4,6 +4,7 @@ import os
 import sys
 import webbrowser
 from pathlib import Path
+from threading import Thread
 
 import click
 
@@ -49,9 +50,10 @@ def view(
     with BrowserServer(browsed, port=port) as server:
         click.echo(server.address)
         sys.stdout.flush()
-        say(f"{len(opened)} slides; Ctrl-C ends")
+        say(f"{'1 slide' if len(opened) == 1 else f'{len(opened)} slides'}; Ctrl-C ends")
         if open_page or (open_page is None and _has_screen()):
-            webbrowser.open(server.address)
+            # in a thread, since some browsers hold their caller up until they end, and the page is served below
+            Thread(target=webbrowser.open, args=(server.address_once(),), daemon=True).start()
         try:
             server.serve_forever()
         finally:

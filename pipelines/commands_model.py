@@ -10,6 +10,7 @@ from simtriplet.pipelines.console import say
 from simtriplet.pipelines.model_steps import embed_stores, pretrain_encoder
 from simtriplet.pipelines.options import AnyPath, device_options, existing_option, quiet, stores_argument, with_settings
 from simtriplet.pipelines.patient_list import read_patients
+from simtriplet.pipelines.repeated_warnings import first_of_each_warning
 from simtriplet.pipelines.slide_steps import make_folder
 from simtriplet.pretrain.distributed import is_first_process
 from simtriplet.pretrain.encoder import load_encoder
@@ -125,7 +126,9 @@ def embed(
     """
     check_forms(forms)
     opened = open_stores(stores)
-    embed_stores(opened, load_encoder(encoder, allow_download=allow_download), name=name, quiet=quiet(), **options)
+    network = load_encoder(encoder, allow_download=allow_download)
+    with first_of_each_warning():
+        embed_stores(opened, network, name=name, quiet=quiet(), **options)
     for store in opened:
         for form in forms:
             write_feature_file(store, name, form)

@@ -22,10 +22,11 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from simtriplet.evaluate.visible_text import visible
+from simtriplet.pipelines.options import quiet as is_quiet
 
 __all__ = [
     "JsonFormatter",
@@ -74,8 +75,10 @@ def _event(kind: str, **values: Any) -> str:
     return json.dumps({"time": now, "event": kind, **values}, ensure_ascii=False)
 
 
-def say(message: str) -> None:
-    """Write a message for a person to stderr."""
+def say(message: str, *, warns: bool = False) -> None:
+    """Write a message for a person to stderr; with -q only what `warns`."""
+    if is_quiet() and not warns:
+        return
     if _format == "json":
         click.echo(_event("message", message=visible(" ".join(message.split("\n")))), err=True)
     else:
@@ -104,6 +107,11 @@ class Part(NamedTuple):
     total: int
     number: int
     of: int
+
+    @property
+    def share(self) -> float:
+        """Share of the whole job that is done, parts taken for alike."""
+        return (self.number - 1 + self.done / max(1, self.total)) / self.of
 
 
 class Ticker(Protocol):
@@ -145,16 +153,28 @@ class _RateColumn(ProgressColumn):
         return Text("" if task.speed is None else f"{task.speed:,.1f}/s" if task.speed < 10 else f"{task.speed:,.0f}/s")
 
 
+class _NoteColumn(ProgressColumn):
+    """What gives way, with the bar, where the terminal is narrow."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["note"], no_wrap=True, overflow="ellipsis")
+
+
+def _whole() -> Column:
+    """Return a column that is never cut: half of a number is worse than none."""
+    return Column(no_wrap=True)
+
+
 def _rich_progress() -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        MofNCompleteColumn(),
+        MofNCompleteColumn(table_column=_whole()),
         TextColumn("{task.fields[unit]}"),
-        _RateColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
+        _RateColumn(table_column=_whole()),
+        TimeElapsedColumn(table_column=_whole()),
+        TimeRemainingColumn(table_column=_whole()),
+        _NoteColumn(),
         console=Console(stderr=True),
     )
 
@@ -200,11 +220,12 @@ class _LineTicker(ABC):
 
     def __call__(self, done: int, total: int, note: str = "", *, part: Part | None = None) -> None:
         now = time.monotonic()
-        if now - self._last < PLAIN_INTERVAL_S and done < total:
+        share = part.share if part is not None else done / max(1, total)
+        if now - self._last < PLAIN_INTERVAL_S and share < 1:
             return
         self._last = now
-        rate = done / max(now - self._start, 1e-9)
-        self._write(done, total, rate, (total - done) / rate if rate else 0.0, note, part)
+        elapsed = max(now - self._start, 1e-9)
+        self._write(done, total, done / elapsed, elapsed * (1 - share) / share if share else 0.0, note, part)
 
     @abstractmethod
     def _write(self, done: int, total: int, rate: float, left_s: float, note: str, part: Part | None) -> None:
@@ -213,7 +234,9 @@ class _LineTicker(ABC):
 
 class _PlainTicker(_LineTicker):
     def _write(self, done: int, total: int, rate: float, left_s: float, note: str, part: Part | None) -> None:
-        say(f"{self._title}: {done}/{total} {self._unit}, {rate:,.0f}/s, {left_s:,.0f} s left {note}".rstrip())
+        # of several parts only those that were begun have told how much they are
+        count = f"{done}/{total}" if part is None or part.of == 1 else f"{done}"
+        say(f"{self._title}: {count} {self._unit}, {rate:,.0f}/s, {left_s:,.0f} s left {note}".rstrip())
 
 
 class _JsonTicker(_LineTicker):

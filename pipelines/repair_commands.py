@@ -38,7 +38,10 @@ def repair_lines(store: Path, plan: RepairPlan, sources: RepairSources) -> list[
     for name, params in plan.indices.items():
         lines += [] if name in similar else _index_lines(store, name, params, sources)
     for name, record in plan.features.items():
-        lines += _embed_lines(store, name, record, sources)
+        if "imported_from" in record:
+            lines += _import_lines(store, plan, sources, "--existing", "skip", features=(name, record["imported_from"]))
+        else:
+            lines += _embed_lines(store, name, record, sources)
     for name, params in similar.items():  # these compare the features
         lines += _index_lines(store, name, params, sources)
     return lines
@@ -46,26 +49,68 @@ def repair_lines(store: Path, plan: RepairPlan, sources: RepairSources) -> list[
 
 def _tile_lines(store: Path, plan: RepairPlan, sources: RepairSources) -> list[str]:
     record = plan.made_from
+    if record is not None and record["tiling"].get("grid") == "given":
+        return _import_lines(store, plan, sources, "--existing", "replace")
     if record is None or not set(record["tiling"].get("asked") or ()) >= _ASKED:
         return [
             f"# tile slide {plan.slide_id} as it was tiled before; the store has lost how",
             _join("tile", "SLIDE", "--out", store.parent, "--existing", "replace"),
         ]
-    slide = sources.slides.get(plan.slide_id)
-    lines = [] if slide else [f"# SLIDE is the file of slide {plan.slide_id}; pass --slides to have it filled in"]
-    given: Path | str = slide.absolute() if slide else "SLIDE"
-    manifest = _manifest(plan.slide_id, record["slide"], given)
-    if manifest is not None:
-        file = store.with_name(f"{plan.slide_id}.repair.csv")
-        rows = shlex.join(["printf", "%s\\n", *manifest])
-        lines.append(f"{rows} > {shlex.quote(str(file))}")
-        given = file
-    options = _tile_options(record, plan)
-    if record["tiling"].get("labelled"):
-        told = sources.annotations or "ANNOTATIONS"
-        lines += [] if sources.annotations else ["# ANNOTATIONS is their file or folder; pass --annotations"]
-        options += ["--annotations", told]
-    return [*lines, _join("tile", given, "--out", store.parent, "--existing", "replace", *options)]
+    lines, given = _slide_lines(store, plan, record["slide"], sources)
+    told, labels = _annotation_lines(record, sources)
+    options = [*_tile_options(record, plan), *labels]
+    return [*lines, *told, _join("tile", given, "--out", store.parent, "--existing", "replace", *options)]
+
+
+def _import_lines(
+    store: Path, plan: RepairPlan, sources: RepairSources, *existing: str, features: tuple[str, str] | None = None
+) -> list[str]:
+    """Return the `import` that makes the tiles again, or with `features` (their name and file) adds those to what is there."""
+    record: Mapping[str, Any] = plan.made_from or {"slide": {}, "tiling": {}}
+    file = str((record["tiling"].get("coordinates") or {}).get("file") or "not known any more")
+    lines, given = _slide_lines(store, plan, record["slide"], sources)
+    told, options = _annotation_lines(record, sources)
+    options += _import_options(record)
+    lines += [f"# COORDINATES is the file of the other program; its name was {file}", *told]
+    if features is not None:
+        name, source = features
+        options += ["--features", name]
+        if source != file:
+            lines.append(f"# FEATURES is the folder of {source}")
+            options += ["--feature-files", "FEATURES"]
+    return [*lines, _join("import", "COORDINATES", "--slide", given, "--out", store.parent, *existing, *options)]
+
+
+def _import_options(record: Mapping[str, Any]) -> list[object]:
+    asked = record["tiling"].get("asked") or {}
+    names = ("codec", "jpeg_quality", "reader")
+    options: list[object] = [
+        word for name in names if name in asked for word in (f"--{name.replace('_', '-')}", asked[name])
+    ]
+    options += ["--slide-mpp", record["slide"]["mpp"]] if record["slide"].get("mpp_source") == "option" else []
+    return options + _label_options(asked.get("labels") or {})
+
+
+def _slide_lines(
+    store: Path, plan: RepairPlan, slide: Mapping[str, Any], sources: RepairSources
+) -> tuple[list[str], Path | str]:
+    """Return what to do before, and the slide file or the manifest that says whose slide it is."""
+    file = sources.slides.get(plan.slide_id)
+    lines = [] if file else [f"# SLIDE is the file of slide {plan.slide_id}; pass --slides to have it filled in"]
+    given: Path | str = file.absolute() if file else "SLIDE"
+    manifest = _manifest(plan.slide_id, slide, given)
+    if manifest is None:
+        return lines, given
+    table = store.with_name(f"{plan.slide_id}.repair.csv")
+    rows = shlex.join(["printf", "%s\\n", *manifest])
+    return [*lines, f"{rows} > {shlex.quote(str(table))}"], table
+
+
+def _annotation_lines(record: Mapping[str, Any], sources: RepairSources) -> tuple[list[str], list[object]]:
+    if not record["tiling"].get("labelled"):
+        return [], []
+    lines = [] if sources.annotations else ["# ANNOTATIONS is their file or folder; pass --annotations"]
+    return lines, ["--annotations", sources.annotations or "ANNOTATIONS"]
 
 
 def _manifest(slide_id: str, slide: Mapping[str, Any], file: Path | str) -> list[str] | None:
@@ -98,8 +143,11 @@ def _tile_options(record: Mapping[str, Any], plan: RepairPlan) -> list[object]:
     for name, value in (tiling.get("quality") or {}).items():
         options += [] if value is None else [f"--{name.replace('_', '-')}", value]
     options += ["--slide-mpp", record["slide"]["mpp"]] if record["slide"].get("mpp_source") == "option" else []
-    labels = tiling.get("labels") or {}
-    options += ["--min-label-cover", labels["min_cover"]] if "min_cover" in labels else []
+    return options + _label_options(tiling.get("labels") or {})
+
+
+def _label_options(labels: Mapping[str, Any]) -> list[object]:
+    options: list[object] = ["--min-label-cover", labels["min_cover"]] if "min_cover" in labels else []
     return options + (["--background", labels["background"]] if labels.get("background") else [])
 
 

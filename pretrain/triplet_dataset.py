@@ -10,11 +10,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from simtriplet.pretrain.cohort import Cohort
-from simtriplet.pretrain.neighbours import NeighbourDraw
 from simtriplet.pretrain.settings import IsolatedRule
+from simtriplet.wsi.errors import TrainingError
 from simtriplet.wsi.store import TileStore, open_stores
 
 __all__ = ["Triplet", "TripletDataset"]
+
+
+_READ = frozenset({"patients", "slides", "_cohort", "_draw", "_anchors"})
+"""What is read from the stores."""
 
 
 class Triplet(NamedTuple):
@@ -69,18 +73,22 @@ class TripletDataset(Dataset[Triplet]):
             "isolated": isolated,
             "exclude_patients": tuple(exclude_patients),
         }
-        cohort = Cohort(open_stores(self.paths), exclude_patients=exclude_patients, neighbours=neighbours)
-        self.patients, self.slides = cohort.patients, cohort.slides
-        self._cohort = cohort
-        self._draw: NeighbourDraw = self._drawn_from(cohort)
-        everything = torch.arange(len(cohort.numbering))
-        self._anchors = self._draw.connected_ids if isolated == "drop" else everything
+        self._open()
 
-    @staticmethod
-    def _drawn_from(cohort: Cohort) -> NeighbourDraw:
+    def _open(self) -> None:
+        """Open the stores: everything that depends on what is in them."""
+        about = self._options
+        cohort = Cohort(
+            open_stores(self.paths), exclude_patients=about["exclude_patients"], neighbours=about["neighbours"]
+        )
         draw = cohort.neighbour_draw(torch.device("cpu"))
         assert draw is not None  # the cohort was made with an index
-        return draw
+        everything = torch.arange(len(cohort.numbering))
+        self.patients, self.slides = cohort.patients, cohort.slides
+        self._cohort, self._draw = cohort, draw
+        self._anchors = draw.connected_ids if about["isolated"] == "drop" else everything
+        if not len(self._anchors):
+            raise TrainingError(f"{len(everything)} tiles: none has a neighbour; index the stores by a wider rule")
 
     @property
     def size_px(self) -> int:
@@ -128,12 +136,10 @@ class TripletDataset(Dataset[Triplet]):
             return Triplet(anchor, anchor, neighbour)
         return Triplet(self.transform(anchor), self.transform(anchor), self.transform(neighbour))
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Send the paths to a spawned worker, which opens the stores for itself."""
-        return _open_again, (self.paths, self.transform, self._options)
+    def __getstate__(self) -> dict[str, Any]:
+        """Send a spawned worker the paths, which it opens for itself, and what a class made from this one adds."""
+        return {name: value for name, value in self.__dict__.items() if name not in _READ}
 
-
-def _open_again(
-    paths: list[Path], transform: Callable[[Tensor], Any] | None, options: dict[str, Any]
-) -> TripletDataset:
-    return TripletDataset(paths, transform=transform, **options)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()

@@ -8,6 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: threads of two workers would wait for one another
+    for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(threads, "1")
+
 from simtriplet.wsi.codec import make_codec
 from simtriplet.wsi.neighbour_index import index_store
 from simtriplet.wsi.store import TileStore
@@ -57,7 +61,9 @@ def store_factory(tmp_path: Path) -> StoreFactory:
         keep: np.ndarray[Any, Any] | None = None,
         folder: Path | None = None,
         mpp: float = 0.5,
+        base_mpp: float | None = None,
     ) -> TileStore:
+        base_px = size_px * mpp / (base_mpp or mpp)  # side of a tile on the slide
         row, col = (axis.ravel() for axis in np.mgrid[0:rows, 0:cols])
         if keep is not None:
             row, col = row[keep], col[keep]
@@ -69,16 +75,22 @@ def store_factory(tmp_path: Path) -> StoreFactory:
             else np.zeros((0, size_px, size_px, 3), np.uint8)
         )
         contents = StoreContents(
-            slide={"id": name, "patient_id": patient_id, "mpp": mpp, "width": cols * size_px, "height": rows * size_px},
+            slide={
+                "id": name,
+                "patient_id": patient_id,
+                "mpp": base_mpp or mpp,
+                "width": round(cols * base_px),
+                "height": round(rows * base_px),
+            },
             tiling={"mpp": mpp, "size_px": size_px, "stride_px": size_px},
             tissue={"method": "all"},
-            base_xy=np.column_stack([col, row]).astype(np.int64) * size_px,
+            base_xy=np.rint(np.column_stack([col, row]) * base_px).astype(np.int64),
             row=row,
             col=col,
             tissue_id=np.zeros(len(row), np.int32),
             tissue_fraction=np.ones(len(row), np.float32),
             thumbnail=np.full((rows * 4, cols * 4, 3), 200, np.uint8),
-            thumbnail_downsample=size_px / 4,
+            thumbnail_downsample=base_px / 4,
             tissue_mask=np.ones((rows * 4, cols * 4), np.uint16),
             label=Categorical(codes, ("dots", "stripes")) if labels else None,
         )

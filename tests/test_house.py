@@ -1,5 +1,7 @@
 """The house's own promises: one list of dependencies, the two commands, nothing of this or that machine."""
 
+import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -92,6 +94,24 @@ def test_packages_are_flat_and_typed(package: str) -> None:
         ["presets"],
         ["browser"],
     )
+
+
+@pytest.mark.parametrize("package", ["wsi", "pretrain", "evaluate"])
+def test_type_checkers_see_the_names_that_come_on_first_use(package: str) -> None:
+    """`__getattr__` makes every name Any; the imports that only a type checker runs must be the same names."""
+    module = importlib.import_module(f"simtriplet.{package}")
+    (checked,) = [
+        node for node in ast.parse((ROOT / package / "__init__.py").read_text()).body if isinstance(node, ast.If)
+    ]
+    assert ast.unparse(checked.test) == "TYPE_CHECKING"
+    imported = {
+        alias.name: str(node.module).removeprefix(f"simtriplet.{package}.")
+        for node in checked.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert imported == module._HOMES
+    assert sorted(imported) == sorted(module.__all__)
 
 
 def test_installed_packages_are_found_under_the_project_name_only() -> None:

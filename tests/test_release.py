@@ -60,7 +60,13 @@ def test_wheel_holds_the_four_packages_and_their_data_only(dist: Path) -> None:
         assert modules == {name.split("/")[2] for name in names if re.fullmatch(rf"simtriplet/{package}/\w+\.py", name)}
     presets = {f"simtriplet/pretrain/presets/{path.name}" for path in (ROOT / "pretrain" / "presets").glob("*.toml")}
     assert presets <= set(names)
+    page = {f"simtriplet/evaluate/browser/{path.name}" for path in (ROOT / "evaluate" / "browser").iterdir()}
+    assert len(page) > 10
+    assert page <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert any(name.endswith("licenses/evaluate/browser/openseadragon.LICENSE.txt") for name in names)
+    metadata = zipfile.ZipFile(wheel).read(f"simtriplet-{VERSION}.dist-info/METADATA").decode()
+    assert "License-Expression: Apache-2.0 AND BSD-3-Clause" in metadata.splitlines()
     assert not [name for name in names if re.search(r"test|\.svs|\.tiff?$|shared", name)]
     assert wheel.stat().st_size < 3_000_000
 

@@ -1,19 +1,24 @@
 """Tiles as AnnData: the table, features, neighbour graphs and the thumbnail as scanpy and squidpy look for it."""
 
+import itertools
 import json
 import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from simtriplet.wsi.export_request import ExportRequest
-from simtriplet.wsi.export_table import tile_columns
+from simtriplet.wsi.export_table import TileColumns, tile_columns
 from simtriplet.wsi.interop_package import interop_package
 from simtriplet.wsi.store import SPATIAL, TileStore
 from simtriplet.wsi.table import Categorical
 
 __all__ = ["make_anndata", "write_h5ad"]
+
+_OTHER_COLUMNS = ("slide_id", "patient_id", "region", "tile", "tile_id", "_index")
+"""What the two exports add to the store's own columns, in lower case."""
 
 
 def write_h5ad(store: TileStore, path: Path, request: ExportRequest) -> None:
@@ -35,8 +40,8 @@ def make_anndata(store: TileStore, request: ExportRequest) -> Any:
     """Return an AnnData of n tiles and no variables.
 
     obs has all columns of the store (and the predictions), slide_id and patient_id; obsm the tile centres (`spatial`,
-    level-0 pixels) and features (`X_<name>`); obsp and uns each neighbour index; uns["simtriplet"] the store's attributes and
-    what is known of the features, as JSON.
+    level-0 pixels) and features (`X_<name>`); obsp and uns each neighbour index; uns["simtriplet"] the store's attributes,
+    what is known of the features, and which columns go by another name here (see `_plain_names`), as JSON.
 
     Raises:
         MissingDependencyError: if anndata is not installed.
@@ -47,9 +52,12 @@ def make_anndata(store: TileStore, request: ExportRequest) -> Any:
         warnings.simplefilter("ignore")
         anndata: Any = interop_package("anndata", "export to 'anndata'")
         pandas: Any = interop_package("pandas", "export to 'anndata'")
-        table = anndata.AnnData(obs=_obs(store, request, pandas))
+        read = tile_columns(store, request)
+        plain = _plain_names(read.columns)
+        table = anndata.AnnData(obs=_obs(store, read, plain, pandas))
     table.obsm[SPATIAL] = store.centres()
-    about: dict[str, Any] = {"store": store.attributes, "features": {}}
+    renamed = {here: name for name, here in plain.items() if here != name}
+    about: dict[str, Any] = {"store": store.attributes, "features": {}, "columns": renamed}
     for name in store.feature_names():
         table.obsm[f"X_{name}"] = store.features(name)
         about["features"][name] = store.feature_attributes(name)
@@ -60,18 +68,34 @@ def make_anndata(store: TileStore, request: ExportRequest) -> Any:
     return table
 
 
-def _obs(store: TileStore, request: ExportRequest, pandas: Any) -> Any:
-    read = tile_columns(store, request)
+def _obs(store: TileStore, read: TileColumns, plain: Mapping[str, str], pandas: Any) -> Any:
     columns: dict[str, Any] = {
         "slide_id": pandas.Categorical([store.slide_id] * len(store)),
         "patient_id": pandas.Categorical([store.patient_id] * len(store)),
     }
     for name, values in read.columns.items():
         if isinstance(values, Categorical):
-            columns[name] = pandas.Categorical.from_codes(values.codes, list(values.categories))
+            columns[plain[name]] = pandas.Categorical.from_codes(values.codes, list(values.categories))
         else:
-            columns[name] = values
+            columns[plain[name]] = values
     return pandas.DataFrame(columns, index=pandas.Index(read.tile_id, name="tile_id"))
+
+
+def _plain_names(names: Iterable[str]) -> dict[str, str]:
+    """Return what each column is called here.
+
+    SpatialData takes letters, digits and `_-.` only, and no two names that differ in case alone; in HDF5 a slash begins a
+    group. Classes such as QuPath's "Immune cells" and "Tumor: Positive" are part of the names of probabilities.
+    """
+    plain: dict[str, str] = {}
+    taken = set(_OTHER_COLUMNS)
+    for name in names:
+        stem = "".join(letter if letter.isalnum() or letter in "_-." else "_" for letter in name)
+        stem = f"column{stem}" if stem.startswith("__") or not stem.strip(".") else stem
+        tries = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
+        plain[name] = next(one for one in tries if one.lower() not in taken)
+        taken.add(plain[name].lower())
+    return plain
 
 
 def _add_graph(table: Any, store: TileStore, name: str) -> None:

@@ -10,7 +10,6 @@ from simtriplet.wsi.export_request import ExportRequest
 from simtriplet.wsi.export_table import tile_columns
 from simtriplet.wsi.interop_package import interop_package
 from simtriplet.wsi.store import TileStore
-from simtriplet.wsi.table import Categorical
 
 __all__ = ["write_geoparquet"]
 
@@ -41,8 +40,10 @@ def write_geoparquet(store: TileStore, path: Path, request: ExportRequest) -> No
         "patient_id": arrow.array([store.patient_id] * len(store), arrow.string()),
         "tile_id": arrow.array(table.tile_id, arrow.string()),
     }
-    for name, values in table.columns.items():
-        columns[name] = arrow.array(table.names(name), arrow.string()) if isinstance(values, Categorical) else values
+    numbers = table.numbers
+    # also where a slide has no labels: a reader of a folder goes by the columns of its first file
+    for name in dict.fromkeys(("label", *table.columns)):
+        columns[name] = numbers[name] if name in numbers else arrow.array(table.names(name), arrow.string())
     columns["geometry"] = arrow.array(shapely.to_wkb(squares).tolist(), arrow.binary())
     metadata = {"geo": json.dumps(_geo(squares)), "simtriplet": json.dumps(_about(store))}
     written = arrow.table(columns).replace_schema_metadata(metadata)

@@ -88,6 +88,8 @@ def _shapes(store: TileStore, models: Any) -> dict[str, Any]:
 def _table(store: TileStore, request: ExportRequest, models: Any) -> Any:
     pandas: Any = interop_package("pandas", "export to 'spatialdata'")
     table = make_anndata(store, request)
+    if not len(store):
+        return models.TableModel.parse(table)  # without tiles there is no element that it could be of
     table.obs["region"] = pandas.Categorical([_TILES] * len(store))
     table.obs["tile"] = np.arange(len(store))
     return models.TableModel.parse(table, region=_TILES, region_key="region", instance_key="tile")

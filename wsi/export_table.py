@@ -3,17 +3,16 @@
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
 from simtriplet.wsi.csv_cells import without_formula
 from simtriplet.wsi.errors import AnnotationError
 from simtriplet.wsi.export_request import ExportRequest
 from simtriplet.wsi.store import TileStore
-from simtriplet.wsi.table import Categorical, read_array
+from simtriplet.wsi.table import Categorical
 
 __all__ = ["PREDICTED", "TileColumns", "read_predictions", "tile_columns", "tissue_regions"]
 
@@ -37,12 +36,19 @@ class TileColumns:
     @property
     def numbers(self) -> dict[str, npt.NDArray[Any]]:
         """The columns of numbers."""
-        return {name: values for name, values in self.columns.items() if not isinstance(values, Categorical)}
+        return {
+            name: values
+            for name, values in self.columns.items()
+            if not isinstance(values, Categorical) and values.dtype.kind in "biuf"
+        }
 
     def names(self, column: str) -> list[str | None]:
-        """Return (n,) class names of a column, None where there is no class or no such column."""
+        """Return (n,) class names or texts of a column, None where there is none or no such column."""
         values = self.columns.get(column)
-        return values.names().tolist() if isinstance(values, Categorical) else [None] * len(self.tile_id)
+        if values is None or column in self.numbers:
+            return [None] * len(self.tile_id)
+        texts = values.names() if isinstance(values, Categorical) else values
+        return [None if text is None else str(text) for text in texts.tolist()]
 
 
 def tile_columns(store: TileStore, request: ExportRequest) -> TileColumns:
@@ -52,7 +58,7 @@ def tile_columns(store: TileStore, request: ExportRequest) -> TileColumns:
         StoreError: if the store is damaged.
         AnnotationError: if there are no predictions for the slide, or they are of other tiles.
     """
-    tile_id = [str(name) for name in read_array(cast(zarr.Group, store.table["obs"]), "tile_id")]
+    tile_id = [str(name) for name in store.tile_ids()]
     columns: dict[str, Column] = {name: store.column(name) for name in store.columns() if not name.startswith("crc32c")}
     if request.predictions is not None:
         columns |= read_predictions(request.predictions / f"{store.slide_id}.csv", tile_id)

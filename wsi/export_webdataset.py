@@ -8,11 +8,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from simtriplet.wsi.errors import NeighbourError
 from simtriplet.wsi.export_names import tile_key
 from simtriplet.wsi.export_pixels import PictureFiles, each_block
 from simtriplet.wsi.export_request import ExportRequest, Progress
 from simtriplet.wsi.export_table import PREDICTED, tile_columns
-from simtriplet.wsi.store import TileStore
+from simtriplet.wsi.store import SPATIAL, TileStore
 
 __all__ = ["write_webdataset"]
 
@@ -46,8 +47,9 @@ def write_webdataset(
 
     Raises:
         StoreError: if a store is damaged.
-        NeighbourError: if its index is damaged or of older tiles.
+        NeighbourError: if its index is damaged or of older tiles, or one was asked for that no store has.
     """
+    _refuse_unknown_index(stores, request.neighbours)
     total, done = sum(map(len, stores)), 0
     shards: dict[str, int] = {}
     with ExitStack() as opened:
@@ -66,6 +68,16 @@ def write_webdataset(
                 if progress is not None and (done % 64 == 0 or done == total):
                     progress(done, total)
     return {"n_tiles": total, "shards": shards}
+
+
+def _refuse_unknown_index(stores: Sequence[TileStore], name: str) -> None:
+    """Stores may lack an index; one that was asked for by name and that none of them has is a mistake."""
+    known = sorted({one for store in stores for one in store.neighbour_names()})
+    if name != SPATIAL and name not in known:
+        raise NeighbourError(
+            f"neighbour index {name!r}: is in none of the stores (known: {', '.join(known) or 'none'}); "
+            "run simtriplet index --name, or leave --neighbours out"
+        )
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

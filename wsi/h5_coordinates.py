@@ -1,7 +1,8 @@
 """Tile coordinates as CLAM and TRIDENT write them to HDF5: dataset `coords`, level-0 pixels, with attributes.
 
 What the two write (https://github.com/mahmoodlab/CLAM, create_patches_fp.py; https://github.com/mahmoodlab/TRIDENT):
-CLAM's patch_size and patch_level say that a tile is so many pixels of that level; level_dim is that level's size.
+CLAM's patch_size and patch_level say that a tile is so many pixels of that level; level_dim is that level's size. Programs
+that grew out of it add custom_downsample: those pixels are then shrunk to patch_size // custom_downsample.
 TRIDENT's patch_size is the tile's own side, patch_size_level0 the same in level-0 pixels (with level0_magnification and
 target_magnification, from which it follows), level0_width and level0_height the slide's size.
 """
@@ -22,8 +23,11 @@ from simtriplet.wsi.interop_package import interop_package
 __all__ = ["TileCoordinates", "read_coordinates", "read_h5_features"]
 
 COORDS, FEATURES = "coords", "features"
-_MAX_TILES = 1 << 26
+_MAX_TILES = 1 << 24
 _MAX_FEATURE_BYTES = 1 << 36
+_SMALL_BYTES = 1 << 24
+_MOST_COMPRESSION = 1100
+"""gzip, which both programs' readers know, makes at most 1,032 bytes of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +104,14 @@ def read_h5_features(path: Path, base_xy: npt.NDArray[np.int64]) -> npt.NDArray[
         given = _coords(file, path)
         if FEATURES not in file:
             raise _fault(path, "has no dataset 'features'", "extract features first")
+        _refuse_other_places(file, FEATURES, path)
         shape = tuple(file[FEATURES].shape)
         rows = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
         if len(rows) != 2 or rows[0] != len(given) or math.prod(rows) * 4 > _MAX_FEATURE_BYTES:
             raise _fault(path, f"features of shape {shape} for {len(given)} coords", "extract features again")
         if file[FEATURES].dtype.kind != "f":
             raise _fault(path, f"features of type {file[FEATURES].dtype}: must be floating point", "extract them again")
+        _refuse_empty_claims(file[FEATURES], path)
         features = np.asarray(file[FEATURES][...], np.float32).reshape(rows)
     places = {(x, y): row for row, (x, y) in reversed(list(enumerate(given.tolist())))}
     found = [places.get((x, y)) for x, y in base_xy.tolist()]
@@ -125,6 +131,8 @@ def _fault(path: Path, rule: str, cure: str = "write it again with CLAM or TRIDE
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     h5py = interop_package("h5py", f"coordinates '{path.name}'")
+    if path.exists() and not path.is_file():  # of a pipe no end might ever come
+        raise _fault(path, "is no file", "check the path")
     try:
         with h5py.File(path, "r") as file:
             yield file
@@ -146,6 +154,7 @@ def _opened(path: Path) -> Iterator[Any]:
 def _coords(file: Any, path: Path) -> npt.NDArray[np.int64]:
     if COORDS not in file:
         raise _fault(path, "has no dataset 'coords'")
+    _refuse_other_places(file, COORDS, path)
     if "imgs" in file:
         raise _fault(path, "holds pictures, of CLAM's create_patches.py", "make coordinates with create_patches_fp.py")
     shape, kind = tuple(file[COORDS].shape), file[COORDS].dtype.kind
@@ -153,10 +162,25 @@ def _coords(file: Any, path: Path) -> npt.NDArray[np.int64]:
         raise _fault(path, f"coords of shape {shape} and type {file[COORDS].dtype}: must be (n, 2) numbers")
     if shape[0] == 0:
         raise _fault(path, "names no tiles", "leave the slide out")
+    _refuse_empty_claims(file[COORDS], path)
     given = np.asarray(file[COORDS][...])
     if not (np.isfinite(given).all() and (given == np.rint(given)).all() and (np.abs(given) < 1 << 40).all()):
         raise _fault(path, "has coords that are no whole numbers")
     return given.astype(np.int64)
+
+
+def _refuse_other_places(file: Any, name: str, path: Path) -> None:
+    """Refuse a dataset that would be read from another file, which may be anybody's."""
+    is_elsewhere = hasattr(file.get(name, getlink=True), "filename")
+    if is_elsewhere or file[name].is_virtual or file[name].external:
+        raise _fault(path, f"its dataset '{name}' lies in another file", "copy both into one")
+
+
+def _refuse_empty_claims(dataset: Any, path: Path) -> None:
+    """Refuse a dataset that tells of more than is stored of it, before memory is taken for it."""
+    stored = dataset.id.get_storage_size()
+    if dataset.nbytes > _SMALL_BYTES + _MOST_COMPRESSION * stored:
+        raise _fault(path, f"claims {dataset.nbytes} bytes for '{dataset.name}' and holds {stored}")
 
 
 def _plain(value: Any) -> Any:
@@ -169,15 +193,17 @@ def _plain(value: Any) -> Any:
 def _of_clam(
     path: Path, slide_name: str, base_xy: npt.NDArray[np.int64], attributes: Mapping[str, Any]
 ) -> TileCoordinates:
+    read_px = _whole(path, attributes, "patch_size")
+    size_px = int(read_px // max(1.0, _number(path, attributes, "custom_downsample") or 1.0))
     return TileCoordinates(
         path,
         "clam",
         slide_name,
         base_xy,
-        size_px=_whole(path, attributes, "patch_size"),
+        size_px=size_px,
         level=_whole(path, attributes, "patch_level"),
         level_size=_size(attributes.get("level_dim")),
-        scale=float(_number(path, attributes, "custom_downsample") or 1),
+        scale=read_px / size_px if size_px > 0 else 1.0,
     )
 
 

@@ -9,7 +9,9 @@ import numpy.typing as npt
 
 from simtriplet.wsi.zarr_files import write_array, write_group
 
-__all__ = ["write_thumbnail"]
+__all__ = ["THUMBNAIL_AXES", "write_thumbnail"]
+
+THUMBNAIL_AXES = ("c", "y", "x")
 
 _CHUNK_PX = 1024
 _VERSION = {"version": "0.5"}
@@ -20,7 +22,7 @@ _AXES = {"y": {"name": "y", **_SPACE}, "x": {"name": "x", **_SPACE}, "c": {"name
 def write_thumbnail(
     images: Path, thumbnail: npt.NDArray[np.uint8], tissue_mask: npt.NDArray[np.uint16], *, um_per_px: float
 ) -> None:
-    """Write `thumbnail` (y, x, c) and its label image `labels/tissue` (y, x).
+    """Write `thumbnail` (c, y, x), the order that OME-Zarr wants, and its label image `labels/tissue` (y, x).
 
     Args:
         images: the store's group `images`.
@@ -29,7 +31,7 @@ def write_thumbnail(
         um_per_px: micrometres per thumbnail pixel.
     """
     group = images / "thumbnail"
-    _write_image(group, thumbnail, "thumbnail", um_per_px, ("y", "x", "c"), {})
+    _write_image(group, thumbnail.transpose(2, 0, 1), "thumbnail", um_per_px, THUMBNAIL_AXES, {})
     labels = write_group(group / "labels", {"ome": {**_VERSION, "labels": ["tissue"]}})
     source = {"image-label": {**_VERSION, "source": {"image": "../../"}}}
     _write_image(labels / "tissue", tissue_mask, "tissue", um_per_px, ("y", "x"), source)
@@ -42,5 +44,5 @@ def _write_image(
     dataset = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}
     multiscale = {"name": name, "axes": [_AXES[axis] for axis in axes], "datasets": [dataset]}
     write_group(path, {"ome": {**_VERSION, "multiscales": [multiscale], **more}})
-    chunks = (_CHUNK_PX, _CHUNK_PX, *pixels.shape[2:])
+    chunks = (*pixels.shape[:-2], _CHUNK_PX, _CHUNK_PX)
     write_array(path / "0", pixels, chunks=chunks, dimension_names=axes)

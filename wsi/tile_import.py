@@ -29,7 +29,7 @@ from simtriplet.wsi.tile_feed import PixelTiles
 from simtriplet.wsi.tile_request import Existing, LabelSpec, SlideJob, TileRequest
 from simtriplet.wsi.tile_stream import Streamed, stream_tiles
 from simtriplet.wsi.tiling import TilingSummary, kept_store, summarise, tile_labels, usable_cores
-from simtriplet.wsi.tiling_record import fingerprint, lattice_record, slide_record
+from simtriplet.wsi.tiling_record import file_state, fingerprint, lattice_record, refuse_changed, slide_record
 from simtriplet.wsi.tissue import TissueMap, overview_um_per_px
 
 __all__ = ["ImportRequest", "import_tiles"]
@@ -100,6 +100,7 @@ def import_tiles(
     request = request or ImportRequest()
     final = out / f"{job.slide_id}{STORE_SUFFIX}"
     with open_slide(job.path, reader=request.reader) as reader:
+        state = file_state(job.path)
         digest = _digest(job, coordinates, request)
         kept = kept_store(final, existing, digest)
         if kept is not None:
@@ -119,6 +120,7 @@ def import_tiles(
                 threads=threads or usable_cores(),
                 progress=progress,
             )
+            refuse_changed(job.path, state)
             store = writer.finish(_contents(job, coordinates, request, reader, survey, base_xy, streamed, digest))
         return summarise(store, "ok", reader.name, start, writer.bytes_written)
 
@@ -267,7 +269,7 @@ def _contents(
     plan, cells = survey.plan, survey.cells
     return StoreContents(
         slide=slide_record(job, reader, survey),
-        tiling=_tiling_record(coordinates, reader, plan, digest),
+        tiling=_tiling_record(coordinates, request, reader, plan, digest, labelled=job.regions is not None),
         tissue={"detector": f"coordinates:{coordinates.writer}"},
         base_xy=base_xy,
         row=cells.row,
@@ -278,16 +280,26 @@ def _contents(
         thumbnail=survey.overview.pixels,
         thumbnail_downsample=survey.overview.downsample,
         tissue_mask=survey.tissue.regions,
-        label=tile_labels(job, request.labels, base_xy, plan.base_size),
+        label=tile_labels(job, request.labels, base_xy, plan.base_size, reader.info),
     )
 
 
-def _tiling_record(coordinates: TileCoordinates, reader: SlideReader, plan: TilePlan, digest: str) -> dict[str, Any]:
+def _tiling_record(
+    coordinates: TileCoordinates,
+    request: ImportRequest,
+    reader: SlideReader,
+    plan: TilePlan,
+    digest: str,
+    *,
+    labelled: bool,
+) -> dict[str, Any]:
     return {
         **lattice_record(plan),
         "grid": "given",
         "context_mpp": [],
         "coordinates": {"writer": coordinates.writer, "file": coordinates.path.name},
+        "labelled": labelled,
         "reader": reader.name,
+        "asked": dataclasses.asdict(request),
         "request": digest,
     }

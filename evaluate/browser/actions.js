@@ -11,7 +11,7 @@ export class Session {
   constructor(picture, overlay) {
     this.picture = picture;
     this.overlay = overlay;
-    this.slide = -1;
+    this.slide = this.asked = -1;
     this.tile = -1;
     this.links = new Map();
     this.hidden = new Set();
@@ -41,6 +41,8 @@ export class Session {
 
   async openSlide(slide, { remember = "replaceState" } = {}) {
     const turn = ++this.turn;
+    this.asked = slide; // where the next step starts from, also when this one cannot be opened
+    byId("slide").value = slide;
     byId("busy").hidden = false;
     try {
       const [about, xy] = await Promise.all([api.describeSlide(slide), api.positions(slide)]);
@@ -203,7 +205,7 @@ export class Session {
   }
 
   async changeSlide(by) {
-    const slide = this.slide + by;
+    const slide = this.asked + by;
     if (slide >= 0 && slide < this.slides.length) await this.openSlide(slide);
   }
 

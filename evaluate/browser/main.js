@@ -56,7 +56,7 @@ const KEYS = {
 };
 
 viewer.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.altKey || event.metaKey || !session.grid) return;
+  if (event.ctrlKey || event.altKey || event.metaKey || (!session.grid && !"[]".includes(event.key))) return;
   const arrow = ARROWS[event.key];
   const action = arrow ? () => (event.shiftKey ? picture.panBy(arrow[0] * PAN_STEP, arrow[1] * PAN_STEP) : session.step(...arrow)) : KEYS[event.key];
   if (!action) return;

@@ -250,29 +250,72 @@ def test_what_is_not_run_stands_on_a_page(read_blocks: Callable[[Path], list[Any
         assert any(command.startswith(start) for command in shown), start
 
 
-def test_job_scripts_run_a_share_of_the_slides_and_go_on(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, tiny_run: tuple[str, ...], tmp_path: Path
-) -> None:
-    """The scripts are run as SLURM would, with a `simtriplet` on the path that adds the options which make runs short."""
-    settings = " ".join(f"--set {value}" for value in tiny_run)
-    program = tmp_path / "bin" / "simtriplet"
-    program.parent.mkdir()
+@pytest.fixture
+def cluster(folder: Path, monkeypatch: pytest.MonkeyPatch, tiny_run: tuple[str, ...], tmp_path: Path) -> Path:
+    """A folder of programs on the path: `simtriplet` with options that make runs short, `scontrol` that notes what it is told."""
+    settings = " ".join(f"--set {value}" for value in (*tiny_run, "run.max_steps=40"))
     call = shlex.join(PROGRAM)
-    program.write_text(
-        f'#!/bin/bash\nif [ "$1" = pretrain ]; then exec {call} "$@" {settings}; else exec {call} "$@"; fi\n'
-    )
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
-    for task in ("0", "1"):
-        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", task)
-        subprocess.run(
-            ["bash", ROOT / "examples/slurm/tile.sh", "slides.csv", "shares"], check=True, capture_output=True
-        )
-    shares = [sorted(path.name for path in (folder / "shares" / task).glob("*.tiles.zarr")) for task in ("0", "1")]
-    assert [len(share) for share in shares] == [2, 2]
-    assert len({*shares[0], *shares[1]}) == 4
-    job = ["bash", ROOT / "examples/slurm/pretrain.sh", "runs/job", "stores"]
-    for _ in range(2):  # the second finds it done
-        subprocess.run(job, check=True, capture_output=True)
-    assert (folder / "runs" / "job" / "encoder.safetensors").exists()
+    programs = {
+        "simtriplet": f'if [ "$1" = pretrain ]; then exec {call} "$@" {settings}; else exec {call} "$@"; fi',
+        "scontrol": f'echo "$@" >>{shlex.quote(str(tmp_path / "requeued"))}',
+    }
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    for name, text in programs.items():
+        (bin_folder / name).write_text(f"#!/bin/bash\n{text}\n")
+        (bin_folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin_folder}:{os.environ['PATH']}")
+    return folder
+
+
+def submit_array(
+    monkeypatch: pytest.MonkeyPatch, tasks: list[int], stores: str
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run the tasks of an array job one after another."""
+    ended = []
+    for task in tasks:
+        named = {"ID": task, "COUNT": len(tasks), "MIN": min(tasks), "MAX": max(tasks)}
+        for name, value in named.items():
+            monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
+        command = ["bash", str(ROOT / "examples/slurm/tile.sh"), "slides.csv", stores]
+        ended.append(subprocess.run(command, capture_output=True, text=True, check=False))
+    return ended
+
+
+def test_array_job_tiles_every_slide_once(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = submit_array(monkeypatch, list(range(5)), "shares")  # of four slides
+    assert [one.returncode for one in ended] == [0] * 5
+    shares = [sorted(path.name for path in (cluster / "shares" / str(task)).glob("*.tiles.zarr")) for task in range(5)]
+    assert [len(share) for share in shares] == [1, 1, 1, 1, 0]
+    assert len({name for share in shares for name in share}) == 4
+
+
+@pytest.mark.parametrize("tasks", [[1, 2], [0, 3]])
+def test_array_job_of_some_tasks_is_refused(cluster: Path, monkeypatch: pytest.MonkeyPatch, tasks: list[int]) -> None:
+    """Shares follow from the number of tasks, so that slides would be left out."""
+    for one in submit_array(monkeypatch, tasks, "shares"):
+        assert (one.returncode, "submit all tasks" in one.stderr) == (2, True)
+    assert not (cluster / "shares").exists()
+
+
+@pytest.mark.slow
+def test_training_is_requeued_when_the_time_is_up_and_goes_on(
+    cluster: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    job = ["bash", str(ROOT / "examples/slurm/pretrain.sh"), "runs/job", "stores"]
+    run = cluster / "runs" / "job"
+    started = subprocess.Popen(job, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (run / "metrics.jsonl").exists():
+        assert started.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    started.send_signal(signal.SIGUSR1)  # to the script alone, as SLURM does
+    assert started.wait(timeout=60) != 0
+    assert (run / "checkpoints" / "last.pt").exists()
+    assert not (run / "encoder.safetensors").exists()
+    assert (tmp_path / "requeued").read_text() == "requeue 17\n"
+    subprocess.run(job, check=True, capture_output=True)
+    assert (run / "encoder.safetensors").exists()
+    assert (tmp_path / "requeued").read_text() == "requeue 17\n"

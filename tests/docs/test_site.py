@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ OF_OTHERS = {
     *("--nproc-per-node", "--nthreads", "--nworkers", "--host", "--port"),  # torchrun, dask
     *("--data", "--limit-gb", "--scale", "--device", "--strict"),  # benchmarks, mypy
     *("--steps", "--tile", "--k"),  # examples
+    "--no-crop",  # QuPath
 }
 """Options on pages that are not this program's."""
 
@@ -122,6 +124,32 @@ def test_pages_name_only_options_that_exist(pages: list[Path], read_blocks: Call
     }
     assert len(named) > 60
     assert sorted((page, option) for page, option in named if option not in known) == []
+
+
+def test_commands_within_a_sentence_are_those_of_the_program(pages: list[Path]) -> None:
+    """Blocks of commands are run by other tests; these are parsed: their options must belong to that very command."""
+    context = click.Context(cli)
+    shown = {text for page in pages for text in code_of(page) if re.match(r"simtriplet [a-z]", text)}
+    n_parsed = 0
+    for text in shown:
+        for line in text.replace("\\\n", " ").splitlines():
+            name, *words = shlex.split(re.sub(r"[][]", "", line), comments=True)[1:]
+            command = cli.get_command(context, name)
+            assert command is not None, line
+            known = {option for one in command.params for option in (*one.opts, *one.secondary_opts)}
+            assert {word for word in words if word.startswith("-")} <= known, line
+            if words and not words[0].startswith("-") and not any(word.isupper() for word in words):
+                command.make_context(name, words)
+                n_parsed += 1
+    assert n_parsed > 20
+
+
+def test_every_block_says_its_language(pages: list[Path]) -> None:
+    """One that does not is run by no test."""
+    for page in pages:
+        fences = re.findall(r"^```(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+        assert all(fences[::2]), page.name
+        assert not any(fences[1::2]), page.name
 
 
 def test_every_page_is_in_the_navigation(pages: list[Path]) -> None:

@@ -100,6 +100,15 @@ def test_the_page_is_whole_and_loads_nothing(cohort, run, tmp_path):
     assert "Loss from 1.000 to 0.020 over 98 steps" in words
 
 
+@pytest.mark.parametrize("width", [1000, 1280])
+def test_no_table_is_cut_in_a_usual_window(cohort, look_at, tmp_path, width):
+    page = write_report(tmp_path / "out", result=evaluate_features(cohort, "f"), stores=cohort[:1])
+    page.write_text(page.read_text(encoding="utf-8").replace("stripes", "epithelium"), encoding="utf-8")
+    look = look_at(page, width=width)
+    assert "epithelium" in look.text
+    assert look.cut_boxes == 0
+
+
 def test_pictures_in_the_page_are_the_files_beside_it(cohort, run, tmp_path):
     result = evaluate_features(cohort, "f")
     text = write_report(tmp_path, result=result, stores=cohort[1:], run=run).read_text(encoding="utf-8")

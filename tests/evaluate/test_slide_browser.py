@@ -21,6 +21,7 @@ from simtriplet.evaluate.prediction_files import write_prediction
 from simtriplet.evaluate.slide_browser import BrowserServer
 from simtriplet.evaluate.slide_browser_slides import BrowsedSlides
 from simtriplet.wsi.errors import SettingsError
+from simtriplet.wsi.neighbour_index import index_store
 from simtriplet.wsi.store import TileStore, open_stores
 
 StoreFactory = Callable[..., TileStore]
@@ -132,6 +133,21 @@ def test_strangers_are_refused(serve: Serve, store_factory: StoreFactory) -> Non
         assert "Content-Security-Policy" in headers
 
 
+def test_an_address_for_a_command_line_leads_to_the_page_once(serve: Serve, store_factory: StoreFactory) -> None:
+    """Every user of a machine sees the arguments of every program on it."""
+    client = serve(store_factory())
+    path = client.server.address_once().removeprefix(f"http://127.0.0.1:{client.server.server_port}")
+    assert client.server.key not in path
+    assert client.get(f"{path}api/slides")[0] == 404  # no key to anything else
+    assert client.get(path, Host="evil.example")[0] == 403
+    status, headers, body = client.get(path)
+    assert (status, headers["Location"], body) == (303, f"/{client.server.key}/", b"")
+    assert client.get(headers["Location"])[0] == 200
+    status, headers, body = client.get(path)
+    assert status == 404
+    assert "Location" not in headers
+
+
 def test_only_get_is_answered(serve: Serve, store_factory: StoreFactory) -> None:
     client = serve(store_factory())
     for method in ("HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
@@ -216,6 +232,15 @@ def test_a_slide_is_told_as_the_store_has_it(serve: Serve, store_factory: StoreF
     assert ["label", labels.names()[5]] in details["values"]
 
 
+def test_the_programs_own_index_and_features_come_first(serve: Serve, store_factory: StoreFactory) -> None:
+    store = store_factory("s", rows=2, cols=2)
+    index_store(store, name="near")
+    for name in ("random", "simtriplet"):
+        write_features(store, name, np.eye(4, dtype=np.float32), {})
+    about = serve(TileStore(store.path)).json("api/slides/0")
+    assert (about["indices"], about["features"]) == (["spatial", "near"], ["simtriplet", "random"])
+
+
 def test_neighbours_are_those_of_the_index(serve: Serve, store_factory: StoreFactory) -> None:
     store = store_factory(rows=3, cols=3)
     client = serve(store, store_factory("alone", index=False))
@@ -226,6 +251,9 @@ def test_neighbours_are_those_of_the_index(serve: Serve, store_factory: StoreFac
         assert found["tiles"] == graph.indices[row].tolist()
         assert found["distances_um"] == pytest.approx(graph.distances_um[row], abs=0.005)
     assert "run simtriplet index" in client.json("api/slides/1/tiles/0/neighbours", 409)["error"]
+    for name in ("x" * 5000, "%00", "../../.."):  # of no file
+        asked = client.json(f"api/slides/0/tiles/0/neighbours?index={name}", 409)
+        assert "run simtriplet index" in asked["error"]
     assert client.json("api/slides/1")["indices"] == []
 
 
@@ -276,13 +304,19 @@ def blocks(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return pixels[:height, :width].reshape(height // 8, 8, width // 8, 8, 3).mean(axis=(1, 3))
 
 
-def test_pictures_are_the_tiles_in_their_places(serve: Serve, store_factory: StoreFactory) -> None:
-    store = store_factory(rows=12, cols=20, size_px=32)
+@pytest.mark.parametrize("per_px", [1, 4])
+def test_pictures_are_the_tiles_in_their_places(serve: Serve, store_factory: StoreFactory, per_px: int) -> None:
+    """Also where a tile's pixel is 4 x 4 of the slide's: the finest pictures are as fine as the tiles."""
+    store = store_factory(rows=12, cols=20, size_px=32, mpp=1.0, base_mpp=1 / per_px)
     client = serve(store)
+    about = client.json("api/slides/0")
+    assert (about["width"], about["base_size"], about["base_stride"]) == (640 * per_px, 32 * per_px, 32 * per_px)
+    assert (about["pyramid"]["width"], about["pyramid"]["height"]) == (640, 384)
+    assert about["pyramid"]["finest"] == per_px
     tiles = store.images.read(np.arange(len(store)))
     np.testing.assert_allclose(blocks(client.picture("api/slides/0/tiles/17/picture")), blocks(tiles[17]), atol=6)
     whole = np.zeros((12 * 32, 20 * 32, 3), np.uint8)
-    for tile, (x, y) in zip(tiles, store.base_xy(), strict=True):
+    for tile, (x, y) in zip(tiles, store.base_xy() // per_px, strict=True):
         whole[y : y + 32, x : x + 32] = tile
     top = client.json("api/slides/0")["pyramid"]["max"]
     for col, row in ((0, 0), (2, 0), (1, 1)):
@@ -299,7 +333,7 @@ def test_predictions_are_layers(serve: Serve, store_factory: StoreFactory, tmp_p
     stores = [store_factory(name, rows=2, cols=3) for name in ("a", "b", "c")]
     shares = np.random.default_rng(0).dirichlet((1, 1), size=6)
     for store in stores[:2]:
-        write_prediction(tmp_path / "maps", store, SlidePrediction(store.slide_id, ("x, y", "<z>"), shares))
+        write_prediction(tmp_path / "maps", store, SlidePrediction(store.slide_id, ("+HER2", "<z>"), shares))
     path = tmp_path / "maps" / "b.csv"
     path.write_text(path.read_text().replace("r0_c0", "r9_c9"))
     client = serve(*stores, predictions=tmp_path / "maps")
@@ -307,15 +341,16 @@ def test_predictions_are_layers(serve: Serve, store_factory: StoreFactory, tmp_p
     assert [layer["name"] for layer in layers][:4] == [
         "label",
         "predicted",
-        "probability of x, y",
+        "probability of +HER2",
         "probability of <z>",
     ]
+    assert [one["name"] for one in layers[1]["classes"]] == ["+HER2", "<z>"]  # the CSV has an apostrophe before the +
     codes = np.frombuffer(client.get("api/slides/0/layers/1")[2], "<i4")
     np.testing.assert_array_equal(codes, shares.argmax(axis=1))
     numbers = np.frombuffer(client.get("api/slides/0/layers/3")[2], "<f4")
     np.testing.assert_allclose(numbers, shares[:, 1], atol=1e-6)
     other = client.json("api/slides/1")
-    assert "are not of these tiles" in other["notes"][0]
+    assert "are not those of the store's tiles" in other["notes"][0]
     assert "predicted" not in [layer["name"] for layer in other["layers"]]
     assert client.json("api/slides/2")["notes"] == []
 

@@ -1,5 +1,6 @@
 """The slide browser's page in a real browser: it loads, zooms, shows neighbours and nearest tiles, by mouse and by keys."""
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -150,7 +151,8 @@ def open_page(
     pages = []
 
     def start(hash_part: str = "", *, width: int = 1280, height: int = 800, dark: bool = False) -> Page:
-        pages.append(Page(browser, server.address + hash_part, width=width, height=height, dark=dark))
+        url = server.address_once() + hash_part  # as `view` opens it
+        pages.append(Page(browser, url, width=width, height=height, dark=dark))
         return pages[-1]
 
     yield start
@@ -242,6 +244,23 @@ def test_the_keys_walk_zoom_and_search(open_page: Callable[..., Page], slides: B
     page.wait("location.hash === '#slide=1' && document.title.startsWith('b ')")
     page.press("g")
     assert not page.ask("document.getElementById('show-grid').checked")
+
+
+def test_the_keys_step_on_from_a_slide_that_cannot_be_shown(
+    open_page: Callable[..., Page], slides: BrowsedSlides, browser: Any
+) -> None:
+    shutil.rmtree(slides.stores[0].path / "tables" / "tiles" / "obs" / "x")
+    page = open_page("#slide=1")
+    page.ask("document.getElementById('viewer').focus()")
+    page.press("[")
+    page.wait("document.getElementById('notice').textContent.includes('tile the slide again')")
+    assert (page.slide(), page.ask("document.getElementById('slide').value")) == (1, "0")
+    page.press("]")
+    page.wait("document.getElementById('notice').hidden")
+    assert (page.slide(), page.ask("document.getElementById('slide').value")) == (1, "1")
+    told = [event for event in browser.events if event["method"] == "Log.entryAdded"]
+    assert {"409" in event["params"]["entry"]["text"] for event in told} == {True}
+    browser.events.clear()
 
 
 def test_names_are_text_and_layers_can_be_switched(open_page: Callable[..., Page], slides: BrowsedSlides) -> None:

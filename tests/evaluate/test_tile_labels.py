@@ -90,7 +90,7 @@ def test_a_tile_file_labels_the_tiles_it_names(stores, write, by):
         ("slide,label\na,x\n", "has no column 'slide_id'; did you mean 'slide'"),
         ("slide_id,lable\na,x\n", "has no column 'label'; did you mean 'lable'"),
         ("slide_id;label\na;x\n", "has semicolons between its cells"),
-        ("slide_id,label\na,x\naa,y\n", "line 3: slide 'aa' has no store here"),
+        ("slide_id,label\naa,x\nbb,y\n", "line 2: slide 'aa' has no store here"),
         ("slide_id,label\na,x\nb,y\na,x\n", "line 4: slide 'a' is in line 2 too"),
         ("slide_id,label\na,x,z\n", "line 2: has 3 cells, the header 2"),
         ("slide_id,label,label\na,x,y\n", "two columns have the same name"),
@@ -110,6 +110,13 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line(stores, write, text, sa
         read_labels(stores, file=write(text))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_rows_of_slides_that_were_not_tiled_are_left_out_with_a_warning(stores, write, caplog):
+    labels = read_labels(stores, file=write("slide_id,label\na,x\ncc,z\nb,y\naa,z\n"))
+    assert labels.classes == ("x", "y")
+    assert [set(codes.tolist()) for codes in labels.codes] == [{0}, {1}, {-1}]
+    assert "line 3: slide 'cc' (and 1 more) has no store here; did you mean 'c'?; left out" in caplog.text
 
 
 def test_a_file_that_is_not_utf8_or_not_there_is_refused(stores, write, tmp_path):

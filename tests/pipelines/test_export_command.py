@@ -137,12 +137,18 @@ def test_coordinates_and_features_come_in(
     (tmp_path / "patient02-slide1_patches.h5").rename(other / "good.h5")
     with h5py.File(other / "unknown.h5", "a") as file:
         file["coords"].attrs["level0_width"] = file["coords"].attrs["level0_height"] = 7
+    with h5py.File(other / "bare.h5", "w") as file:  # a slide on which no tissue was found
+        file.create_dataset("coords", data=np.zeros((0, 2))).attrs["patch_size"] = 64
     ended = program("import", other, "--slides", cohort, "--out", tmp_path / "two", status=1)
-    assert [line.split("\t")[:2] for line in ended.stdout.splitlines()[1:]] == [
+    lines = [line.split("\t") for line in ended.stdout.splitlines()[1:]]
+    assert [line[:2] for line in lines] == [
+        ["bare", "failed"],
         ["patient02-slide1", "ok"],
         ["patient01-slide1", "failed"],
     ]
-    assert failure(ended) == "Error: 1 of 2 slides failed; the table says why"
+    assert lines[0][-1].endswith("bare.h5': names no tiles; leave the slide out")
+    assert failure(ended) == "Error: 2 of 3 slides failed; the table says why"
+    (other / "bare.h5").unlink()
     (other / "good.h5").unlink()
     with h5py.File(other / "unknown.h5", "a") as file:
         file["coords"].attrs["name"] = "unknown"

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,9 +65,37 @@ def test_it_serves_until_it_is_stopped(stores: Path, cohort: Path, number: signa
         _, said = process.communicate(timeout=60)
         assert process.returncode == status
         assert "Traceback" not in said
+        assert said.splitlines()[0] == "4 slides; Ctrl-C ends"
+        assert said.splitlines()[-1].startswith("Error: ")
+        assert said.splitlines()[-1].endswith("; the page is served no more")
         assert said.count("Error: ") == 1
         with pytest.raises(ConnectionRefusedError):
             get(address, "")
+
+
+def test_the_key_stands_on_no_command_line(stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A browser in the foreground, which holds its caller up until it has shown the page."""
+    browser, seen = tmp_path / "browser", tmp_path / "seen.json"
+    browser.write_text(
+        f"#!{sys.executable}\nimport json, sys, urllib.request\n"
+        "with urllib.request.urlopen(sys.argv[1], timeout=30) as page:\n"
+        "    found = json.dumps([sys.argv[1], page.url, page.read().decode()])\n"
+        f"open({str(seen)!r} + '.new', 'w').write(found)\n"
+        f"__import__('os').rename({str(seen)!r} + '.new', {str(seen)!r})\n"
+    )
+    browser.chmod(0o755)
+    monkeypatch.setenv("BROWSER", str(browser))
+    with viewing(stores, "--open") as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        deadline = time.monotonic() + 60
+        while not seen.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    told, led_to, page = json.loads(seen.read_text())
+    assert led_to == address
+    assert urlsplit(address).path.strip("/") not in told
+    assert "<title>" in page
 
 
 def test_what_cannot_be_viewed_is_one_line(program: Run, failure: Failure, stores: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The dataset for other people's loops: the same tiles and neighbours as the trainer's, in any kind of worker."""
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -115,10 +115,32 @@ def test_pickling_sends_paths_not_pixels(store_factory: StoreFactory) -> None:
     assert torch.equal(again[5].first, dataset[5].first)
 
 
+class Numbered(TripletDataset):
+    """What a user makes of the dataset: a class with values of its own."""
+
+    def __init__(self, stores: TileStore, shift: int) -> None:
+        super().__init__(stores)
+        self.shift = shift
+
+    def __getitems__(self, items: Sequence[int]) -> list[tuple[int, Tensor]]:  # type: ignore[override]
+        triplets = super().__getitems__(items)
+        return [(item + self.shift, triplet.first) for item, triplet in zip(items, triplets, strict=True)]
+
+
+def test_a_class_made_from_it_is_the_same_in_a_spawned_worker(store_factory: StoreFactory) -> None:
+    store = store_factory(rows=2, cols=2)
+    again = pickle.loads(pickle.dumps(Numbered(store, 100)))
+    assert type(again) is Numbered
+    assert [number for number, _ in again.__getitems__([0, 3])] == [100, 103]
+    assert np.array_equal(as_tile(again.__getitems__([3])[0][1]), all_tiles(store)[3])
+
+
 def test_a_store_without_index_or_without_tiles_is_refused(store_factory: StoreFactory) -> None:
     with pytest.raises(NeighbourError, match="simtriplet index"):
         TripletDataset(store_factory("bare", index=False))
     with pytest.raises(TrainingError, match="hold no tile"):
         TripletDataset(store_factory("empty", keep=np.zeros(24, bool)))
+    with pytest.raises(TrainingError, match="none has a neighbour"):
+        TripletDataset(store_factory("lonely", rows=1, cols=1), isolated="drop")
     with pytest.raises(IndexError):
         TripletDataset(store_factory())[24]

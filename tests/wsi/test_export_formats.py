@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -19,8 +20,16 @@ import shapely
 from PIL import Image
 
 from simtriplet.evaluate.feature_array import write_features
+from simtriplet.evaluate.prediction import SlidePrediction
+from simtriplet.evaluate.prediction_files import write_prediction
 from simtriplet.wsi.annotation import read_geojson
-from simtriplet.wsi.errors import AnnotationError, MissingDependencyError, StoreError, StoreExistsError
+from simtriplet.wsi.errors import (
+    AnnotationError,
+    MissingDependencyError,
+    NeighbourError,
+    StoreError,
+    StoreExistsError,
+)
 from simtriplet.wsi.export_formats import FORMATS, export_stores
 from simtriplet.wsi.export_names import class_folder, slide_file_stem, tile_key
 from simtriplet.wsi.export_request import ExportRequest
@@ -28,6 +37,7 @@ from simtriplet.wsi.neighbour_index import index_store
 from simtriplet.wsi.neighbours import KnnRule
 from simtriplet.wsi.store import TileStore
 from simtriplet.wsi.table import Categorical, write_categorical
+from simtriplet.wsi.zarr_files import write_array
 
 StoreFactory = Callable[..., TileStore]
 ROWS, COLS = 9, 10
@@ -187,6 +197,13 @@ def test_geojson_has_tiles_as_detections_and_tissue_as_annotations(tmp_path: Pat
         assert about["measurements"]["probability_a"] == share[0]
         assert (about["measurements"]["x"], about["measurements"]["tissue_fraction"]) == (x, 1.0)
         assert shapely.geometry.shape(tile["geometry"]).equals(shapely.box(x, y, x + 32, y + 32))
+    # QuPath refuses a file with a class that has no colour, and reads an area of one part as a polygon
+    colours = {one["properties"]["classification"]["name"]: one["properties"]["classification"] for one in features}
+    assert [colours[name]["color"] for name in ("Tissue", "a", "b")] == [[128, 128, 128], [0, 114, 178], [230, 159, 0]]
+    assert all(
+        one["properties"]["classification"] == colours[one["properties"]["classification"]["name"]] for one in features
+    )
+    assert {one["geometry"]["type"] for one in features} == {"Polygon"}
     # and back as annotations of this program, here of the labels
     (labelled,) = export_stores([store], "geojson", tmp_path / "labels")
     assert [region.name for region in read_geojson(labelled.path)] == ["Tissue", *_labels(store)]
@@ -211,6 +228,122 @@ def test_geoparquet_is_read_by_geopandas(store: TileStore, tmp_path: Path) -> No
     assert np.array_equal(frame[["probability_a", "probability_b"]].to_numpy(), np.round(shares, 6))
     assert np.array_equal(frame["row"], store.numbers("row"))
     assert (metadata["units"]["geometry"], metadata["base_mpp"]) == ("level-0 pixels", 0.5)
+
+
+def _sizes(exported: Path, form: str) -> list[tuple[float, ...]]:
+    """Return left, top, right, bottom of each tile of an export, level-0 pixels, as its own package has them."""
+    if form == "geojson":
+        return [region.area.bounds for region in read_geojson(exported)]
+    if form == "images":
+        return [
+            (x, y, x + side, y + side)
+            for x, y, side in ([float(row[name]) for name in ("x", "y", "base_size_px")] for row in _rows(exported))
+        ]
+    if form == "webdataset":
+        with tarfile.open(exported / "tiles-000000.tar") as tar:
+            about = [json.load(tar.extractfile(name)) for name in tar.getnames() if name.endswith(".json")]  # type: ignore[arg-type]
+        return [(one["x"], one["y"], one["x"] + one["base_size_px"], one["y"] + one["base_size_px"]) for one in about]
+    if form == "geoparquet":
+        with _interop("geopandas") as [geopandas]:
+            return [tuple(box) for box in geopandas.read_parquet(exported).geometry.bounds.to_numpy()]
+    if form == "spatialdata":
+        with _interop("spatialdata") as [spatialdata]:
+            slide = spatialdata.SpatialData.read(exported)
+            return [tuple(box) for box in slide.shapes["tiles"].geometry.bounds.to_numpy()]
+    with _interop("anndata") as [anndata]:
+        table = anndata.read_h5ad(exported)
+    half = table.uns["spatial"]["s"]["scalefactors"]["spot_diameter_fullres"] / 2
+    return [(x - half, y - half, x + half, y + half) for x, y in table.obsm["spatial"].tolist()]
+
+
+@pytest.mark.parametrize("form", sorted(FORMATS))
+def test_tiles_are_as_large_as_they_are_on_the_slide(form: str, store_factory: StoreFactory, tmp_path: Path) -> None:
+    """Tiles of 32 px at 1 um from a slide of 0.25 um: squares of 128 level-0 pixels."""
+    store = store_factory("s", rows=2, cols=5, mpp=1.0, base_mpp=0.25)
+    (exported,) = export_stores([store], form, tmp_path / "out")
+    cells = [
+        (int(col) * 128, int(row) * 128) for col, row in zip(store.numbers("col"), store.numbers("row"), strict=True)
+    ]
+    found = _sizes(exported.path, form)
+    assert found == [(x, y, x + 128, y + 128) for x, y in cells]
+
+
+def test_names_of_classes_need_not_be_names_of_columns(store_factory: StoreFactory, tmp_path: Path) -> None:
+    """QuPath's own classes have blanks and colons; SpatialData takes neither, HDF5 no slash. Both have one table."""
+    store = store_factory("s", rows=2, cols=3)
+    classes = ("Immune cells", "Immune/cells", "Tumor: Positive", "tumor_ positive", "+")
+    shares = np.random.default_rng(0).dirichlet(np.ones(5), size=6)
+    write_prediction(tmp_path / "maps", store, SlidePrediction("s", classes, shares))
+    request = ExportRequest(predictions=tmp_path / "maps")
+    with _interop("spatialdata") as [spatialdata]:
+        (exported,) = export_stores([store], "spatialdata", tmp_path / "out", request)
+        table = spatialdata.SpatialData.read(exported.path).tables["table"]
+    told = json.loads(table.uns["simtriplet"])["columns"]
+    assert sorted(told.values()) == sorted(f"probability_{name}" for name in classes)
+    for here, name in told.items():
+        expected = shares[:, classes.index(name.removeprefix("probability_"))]
+        np.testing.assert_allclose(table.obs[here], expected, atol=1e-6)
+    assert table.obs["predicted"].tolist() == [classes[code] for code in shares.argmax(axis=1)]
+
+
+@pytest.mark.parametrize("form", ["anndata", "geojson", "geoparquet", "images"])
+def test_columns_of_ones_own_come_along(form: str, store_factory: StoreFactory, tmp_path: Path) -> None:
+    """Text and truth values, which anndata lets users put into the table."""
+    store = store_factory("s", rows=1, cols=3)
+    obs = store.path / "tables" / "tiles" / "obs"
+    write_array(obs / "stain", np.array(["HE", "HE", "PAS"], dtype=object))
+    write_array(obs / "checked", np.array([True, False, True]))
+    meta = json.loads((obs / "zarr.json").read_text())
+    meta["attributes"]["column-order"] += ["stain", "checked"]
+    del meta["attributes"]["simtriplet_checksum"]
+    (obs / "zarr.json").write_text(json.dumps(meta))
+    (exported,) = export_stores([TileStore(store.path)], form, tmp_path / "out")
+    if form == "geojson":
+        tiles = json.loads(exported.path.read_text())["features"]
+        measured = [tile["properties"]["measurements"] for tile in tiles]
+        assert [one["checked"] for one in measured] == [1, 0, 1]
+        assert all(type(value) in (int, float) for one in measured for value in one.values())
+        return
+    if form == "images":
+        rows = _rows(exported.path)
+        stains, checked = [row["stain"] for row in rows], [row["checked"] == "True" for row in rows]
+    else:
+        with _interop("anndata", "geopandas") as [anndata, geopandas]:
+            is_table = form == "anndata"
+            table = anndata.read_h5ad(exported.path).obs if is_table else geopandas.read_parquet(exported.path)
+        stains, checked = table["stain"].tolist(), table["checked"].tolist()
+    assert (stains, checked) == (["HE", "HE", "PAS"], [True, False, True])
+
+
+def test_a_folder_of_geoparquet_reads_as_one_table(store_factory: StoreFactory, tmp_path: Path) -> None:
+    """The first file is of a slide without annotations; its columns are those that a reader goes by."""
+    stores = [store_factory("a", rows=1, cols=2, labels=False), store_factory("b", rows=1, cols=4)]
+    export_stores(stores, "geoparquet", tmp_path / "out")
+    with _interop("geopandas") as [geopandas]:
+        frame = geopandas.read_parquet(tmp_path / "out")
+    assert frame["slide_id"].tolist() == ["a"] * 2 + ["b"] * 4
+    assert frame["label"].tolist() == [None] * 2 + _labels(stores[1])
+
+
+@pytest.mark.parametrize("form", sorted(FORMATS))
+def test_a_slide_without_tiles_is_exported_too(form: str, store_factory: StoreFactory, tmp_path: Path) -> None:
+    store = store_factory("empty", rows=2, cols=2, keep=np.zeros(4, bool), index=False)
+    (exported,) = export_stores([store], form, tmp_path / "out")
+    assert (exported.status, exported.n_tiles) == ("ok", 0)
+    if form == "spatialdata":
+        with _interop("spatialdata") as [spatialdata]:
+            slide = spatialdata.SpatialData.read(exported.path)
+            assert len(slide.tables["table"]) == 0
+    elif form == "geoparquet":
+        with _interop("geopandas") as [geopandas]:
+            assert len(geopandas.read_parquet(exported.path)) == 0
+
+
+def test_an_index_that_no_store_has_is_told(store_factory: StoreFactory, tmp_path: Path) -> None:
+    store = store_factory("s", rows=1, cols=2)
+    with pytest.raises(NeighbourError, match=r"'spatail': is in none of the stores \(known: spatial\)"):
+        export_stores([store], "webdataset", tmp_path / "out", ExportRequest(neighbours="spatail"))
+    assert not (tmp_path / "out").exists()
 
 
 def _rows(folder: Path) -> list[dict[str, str]]:
@@ -443,6 +576,13 @@ def test_predictions_of_other_tiles_are_refused(store_factory: StoreFactory, tmp
     with pytest.raises(AnnotationError, match="hold 8 tiles, the store 6"):
         export_stores([store], "geojson", tmp_path / "out", request)
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_store_whose_table_is_gone_is_told(store_factory: StoreFactory, tmp_path: Path) -> None:
+    store = store_factory(rows=2, cols=3)
+    shutil.rmtree(store.path / "tables" / "tiles" / "obs")
+    with pytest.raises(StoreError, match=r"the table is damaged .*; tile the slide again"):
+        export_stores([store], "geojson", tmp_path / "out")
 
 
 def test_names_of_files_differ_wherever_classes_and_slides_do(store_factory: StoreFactory) -> None:

@@ -56,6 +56,23 @@ def test_squidpys_own_grid_is_the_same_graph(store_factory: StoreFactory, connec
     assert (ours != theirs).nnz == 0
 
 
+def test_ome_zarr_opens_the_thumbnail_and_its_label(store_factory: StoreFactory) -> None:
+    """By the package of the standard's authors, which refuses axes in another order than the standard's."""
+    store = store_factory(rows=3, cols=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        axes = pytest.importorskip("ome_zarr.axes", reason="the extra interop is not installed")
+        from ome_zarr.format import FormatV05
+        from ome_zarr.io import parse_url
+        from ome_zarr.reader import Reader
+
+        picture, _, label = Reader(parse_url(store.path / "images" / "thumbnail"))()
+    for node in (picture, label):
+        axes.Axes(node.metadata["axes"], fmt=FormatV05())
+    assert np.array_equal(np.asarray(picture.data[0]).transpose(1, 2, 0), store.thumbnail())
+    assert np.asarray(label.data[0]).shape == store.thumbnail().shape[:2]
+
+
 @pytest.mark.parametrize("codec", ["none", "zstd"])
 def test_tensorstore_reads_the_shards(store_factory: StoreFactory, codec: str) -> None:
     tensorstore = pytest.importorskip("tensorstore", reason="the extra interop is not installed")

@@ -1,0 +1,39 @@
+"""Warnings that a command would give for every slide: the first one, and how many more there were."""
+
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Iterator
+
+import click
+
+__all__ = ["first_of_each_warning"]
+
+
+@contextlib.contextmanager
+def first_of_each_warning() -> Iterator[None]:
+    """Of warnings that differ in their values alone let the first pass, and count the others; with -v all pass."""
+    context = click.get_current_context(silent=True)
+    if context is not None and context.find_root().params.get("verbose"):
+        yield
+        return
+    seen: Counter[tuple[str, str]] = Counter()
+
+    def is_first(record: logging.LogRecord) -> bool:
+        if record.levelno != logging.WARNING:
+            return True
+        kind = record.name, str(record.msg)
+        seen[kind] += 1
+        return seen[kind] == 1
+
+    handlers = list(logging.getLogger().handlers)
+    for handler in handlers:
+        handler.addFilter(is_first)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(is_first)
+        for (name, _), count in seen.items():
+            if count > 1:
+                logging.getLogger(name).warning("%d more warnings of this kind; -v shows them", count - 1)
