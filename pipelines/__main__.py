@@ -1,6 +1,6 @@
 """`python -m simtriplet.pipelines` is the program too."""
 
-from simtriplet.pipelines.cli import main
+from simtriplet.pipelines.program import main
 
 if __name__ == "__main__":
     main()

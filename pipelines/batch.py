@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ SLIDE_TIMEOUT_S = 3600.0
 
 CONNECT_TIMEOUT_S = 10
 _ESTIMATE_TIMEOUT_S = 60.0
+_QUOTED_PATH = re.compile(r"(?<![^\s(])'[^']*/([^'/]+)/?'")
 _NEWS_INTERVAL_S = 0.1
 _DASK_LOST_S = 60
 """How long a cluster may be without any worker."""
@@ -56,12 +58,16 @@ class _Tile:
             )
             return Outcome(job.slide_id, summary)
         except (SimTripletError, MemoryError) as error:
-            # the summary may be passed on: it names the slide, not the folders of this machine
-            return Outcome(job.slide_id, None, str(error).replace(f"{job.path.parent}/", "") or type(error).__name__)
+            return Outcome(job.slide_id, None, _without_folders(str(error), job) or type(error).__name__)
         except Exception as error:  # a bug, or a reader's: this slide's own failure too
             log.debug("slide %s", job.slide_id, exc_info=True)
-            what = " ".join(f"{type(error).__name__}: {error}".split()).replace(f"{job.path.parent}/", "")
+            what = _without_folders(" ".join(f"{type(error).__name__}: {error}".split()), job)
             return Outcome(job.slide_id, None, f"slide '{job.path.name}': {what}; report this as a bug")
+
+
+def _without_folders(reason: str, job: SlideJob) -> str:
+    """Name files without their folders: the summary may be passed on, and names no place of this machine."""
+    return _QUOTED_PATH.sub(r"'\1'", reason.replace(f"{job.path.parent}/", ""))
 
 
 class _Slow:
@@ -179,7 +185,7 @@ def _tile_on_dask(
 def _futures(
     client: Any, task: _Tile, jobs: Sequence[SlideJob], slide_timeout_s: float | None
 ) -> Iterator[tuple[SlideJob, Any]]:
-    """Yield each slide with its future once that is done; None in its place where there is no worker left."""
+    """Yield each slide with its future once that is done; None in its place where scheduler or workers are gone."""
     import distributed
 
     waiting = {client.submit(_tile_on_worker, task, job, slide_timeout_s, pure=False, retries=0): job for job in jobs}
@@ -187,6 +193,9 @@ def _futures(
         try:
             with client.as_current():
                 done = distributed.wait(list(waiting), timeout=_DASK_LOST_S, return_when="FIRST_COMPLETED").done
+        except (distributed.CancelledError, distributed.client.FuturesCancelledError):  # the scheduler itself is gone
+            yield from ((job, None) for job in waiting.values())
+            return
         except (TimeoutError, distributed.TimeoutError):
             if not client.scheduler_info(n_workers=-1)["workers"]:
                 yield from ((job, None) for job in waiting.values())
@@ -197,14 +206,19 @@ def _futures(
 
 
 def _error_of(future: Any) -> BaseException | None:
-    error: BaseException | None = None if future is None else future.exception()
+    import distributed
+
+    try:
+        error: BaseException | None = None if future is None else future.exception()
+    except (distributed.CancelledError, OSError) as lost:  # the scheduler, with the result of a slide that is done
+        return lost
     return error
 
 
 def _dask_outcome(job: SlideJob, future: Any) -> Outcome:
     error = _error_of(future)
     if future is None:
-        what = "the scheduler has no worker left; start some and tile with --retry-failed"
+        what = "the scheduler is gone, or has no worker left; start it again, or some, and tile with --retry-failed"
     elif error is not None:  # the Dask worker itself died, as often as the scheduler allows
         what = " ".join(f"the worker failed ({type(error).__name__}: {error})".split())
     else:

@@ -9,7 +9,8 @@ from typing import NoReturn
 import click
 
 from simtriplet.pipelines.console import JsonFormatter, LogFormat, is_json, set_log_format, tell_error
-from simtriplet.pipelines.stop_signals import StopSignals
+from simtriplet.pipelines.std_streams import mend_streams
+from simtriplet.pipelines.stop_signals import SAME_COMMAND, STOP
 from simtriplet.wsi.disk_room import is_disk_full
 from simtriplet.wsi.errors import SimTripletError
 
@@ -33,13 +34,14 @@ _COMMANDS = {
 }
 """Module and short help of each: `simtriplet --help` imports none of them."""
 
-_SAME_COMMAND = "run the same command again to go on"
+_SKIP_DONE = "run the same command with --existing skip to go on"
 _GO_ON = {
-    "tile": "run the same command with --existing skip to go on",
+    "tile": _SKIP_DONE,
+    "import": _SKIP_DONE,
+    "export": _SKIP_DONE,
     "pretrain": "run the same command with --resume to go on",
+    "view": "the page is served no more",
 }
-
-_stop = StopSignals(_SAME_COMMAND)
 
 
 class _LazyGroup(click.Group):
@@ -58,10 +60,10 @@ class _LazyGroup(click.Group):
             return None
         import importlib
 
-        _stop.go_on = _GO_ON.get(cmd_name, _SAME_COMMAND)
-        _stop.importing = True
+        STOP.go_on = _GO_ON.get(cmd_name, SAME_COMMAND)
+        STOP.importing = True
         module = importlib.import_module(f"simtriplet.pipelines.{_COMMANDS[cmd_name][0]}")
-        _stop.importing = False
+        STOP.importing = False
         command = getattr(module, f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name)
         assert isinstance(command, click.Command)
         return command
@@ -107,18 +109,20 @@ def main() -> None:
     """Run the program: exit status 0 done, 1 a failure told in one line, 2 wrong usage, 130 interrupted, 143 terminated."""
     # torch's threads spin while they wait, which on a machine shared with others halves everybody's speed
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    _stop.heed()
+    STOP.heed()
+    mend_streams()
     try:
+        STOP.importing = False
         cli(standalone_mode=False)
     except click.exceptions.Exit as ended:
         sys.exit(ended.exit_code)
     except (Exception, KeyboardInterrupt) as error:  # the last boundary: an error none of these lines knows is a bug
-        if _stop.number:  # whatever came of the signal on its way here
-            _stop.end()
+        if STOP.number:  # whatever came of the signal on its way here
+            STOP.end()
         _tell(error)
         raise
     finally:
-        _stop.leave()
+        STOP.leave()
 
 
 def _tell(error: BaseException) -> None:
@@ -131,12 +135,15 @@ def _tell(error: BaseException) -> None:
     if isinstance(error, SimTripletError):
         _fail(str(error), 1)
     if isinstance(error, (click.exceptions.Abort, KeyboardInterrupt)):
-        _fail(f"interrupted; {_stop.go_on}", 130)
+        _fail(f"interrupted; {STOP.go_on}", 130)
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    if isinstance(error, MemoryError):
+        why = f" ({error})" if str(error) else ""
+        _fail(f"memory: there is too little{why}; pass fewer --workers or a smaller batch, and {STOP.go_on}", 1)
     if isinstance(error, OSError) and is_disk_full(error):
-        _fail(f"output{_name_of(error)}: cannot be written ({error.strerror}); free space and {_stop.go_on}", 1)
+        _fail(f"output{_name_of(error)}: cannot be written ({error.strerror}); free space and {STOP.go_on}", 1)
 
 
 def _name_of(error: OSError) -> str:

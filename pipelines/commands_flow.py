@@ -19,7 +19,7 @@ __all__ = ["demo", "run"]
 @with_settings
 def run(recipe: Path, assignments: tuple[str, ...]) -> None:
     """Do everything that RECIPE.toml says, from slides to a report; finished steps are skipped."""
-    result = run_recipe(read_recipe(recipe, assignments), quiet=quiet())
+    result = run_recipe(read_recipe(recipe, assignments), source=recipe, quiet=quiet())
     _say_where(result)
     if result.n_failed:
         raise StoreError(f"{result.n_failed} slides failed; see '{result.stores / 'tile-summary.csv'}' for the reasons")

@@ -10,6 +10,7 @@ from simtriplet.pipelines.batch import SLIDE_TIMEOUT_S
 from simtriplet.pipelines.console import print_table, say, tell_error
 from simtriplet.pipelines.manifest import collect_jobs
 from simtriplet.pipelines.options import AnyPath, existing_option, quiet, tile_options
+from simtriplet.pipelines.slide_files import find_slides, one_per_series
 from simtriplet.pipelines.slide_steps import tile_slides
 from simtriplet.wsi.errors import SettingsError, SimTripletError, StoreError
 from simtriplet.wsi.geometry import TilingSpec
@@ -22,13 +23,14 @@ __all__ = ["info", "tile"]
 
 
 @click.command()
-@click.argument("slides", nargs=-1, required=True, type=AnyPath, metavar="SLIDE...")
+@click.argument("slides", nargs=-1, required=True, type=AnyPath, metavar="SLIDE|FOLDER...")
 @click.option("--reader", default="auto", show_default=True, help="auto, tiff, openslide or tiffslide.")
 def info(slides: tuple[Path, ...], reader: str) -> None:
     """Say what SLIDEs are: size in pixels, levels, micrometres per pixel, scanner, and what reads them."""
     rows = []
     failures: list[SimTripletError] = []
-    for path in slides:
+    folders = {path: one_per_series(find_slides(path, recursive=False)) for path in slides if path.is_dir()}
+    for path in (file for given in slides for file in folders.get(given, [given])):
         try:
             with open_slide(path, reader=reader) as slide:
                 about = slide.info

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from simtriplet.pipelines.console import say
+from simtriplet.pipelines.flow import holding
 from simtriplet.pipelines.recipe import Recipe
-from simtriplet.pipelines.slide_steps import make_folder
 from simtriplet.wsi.settings import build, merge, parse_assignments
 from simtriplet.wsi.slide import open_slide, slide_mpp
 from simtriplet.wsi.synthetic import SyntheticSlideSpec, draw_cohort
@@ -31,24 +31,28 @@ def demo_recipe(out: Path, *, seed: int, overrides: Sequence[str] = ()) -> Recip
         overrides: `section.key=value` for the recipe.
 
     Raises:
-        StoreError: if the folder cannot be written.
+        StoreError: if the folder cannot be written, or another demo works there.
         SettingsError: if an override is wrong.
     """
-    make_folder(out)
     slides = out / "slides"
     values = _values(out, [slides / "manifest.csv"], slides / "annotations", seed)
     recipe = build(Recipe, merge(values, parse_assignments(overrides)), source="demo settings")
     spec = SyntheticSlideSpec()
     wanted = {"patients": N_PATIENTS, "seed": seed, "spec": dataclasses.asdict(spec)}
+    with holding(out):
+        _draw_slides(slides, spec, wanted, seed)
+    return recipe
+
+
+def _draw_slides(slides: Path, spec: SyntheticSlideSpec, wanted: dict[str, Any], seed: int) -> None:
     marker = slides / _COHORT_FILE
     if _same_cohort(marker, wanted):
         say(f"[0/5] {N_PATIENTS} slides are drawn already in {slides}")
-        return recipe
+        return
     say(f"[0/5] draw {N_PATIENTS} slides of {spec.width_px} x {spec.height_px} px, one a patient, into {slides}")
     marker.unlink(missing_ok=True)
     draw_cohort(slides, n_patients=N_PATIENTS, slides_per_patient=1, spec=spec, seed=seed)
     marker.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-    return recipe
 
 
 def _same_cohort(marker: Path, wanted: dict[str, Any]) -> bool:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simtriplet.evaluate.evaluation import EvaluationResult, evaluate_features
+from simtriplet.evaluate.label_file import read_label_file
 from simtriplet.evaluate.labels import has_labels
+from simtriplet.evaluate.protocol_registry import PROTOCOLS
 from simtriplet.evaluate.report import write_report
 from simtriplet.evaluate.unlabelled import UnlabelledResult, describe_features
 from simtriplet.evaluate.unlabelled_report import write_unlabelled_report
@@ -21,9 +23,10 @@ from simtriplet.pretrain.encoder import load_encoder
 from simtriplet.pretrain.settings import PretrainSettings, load_settings
 from simtriplet.wsi.errors import StoreError, TrainingError
 from simtriplet.wsi.folder_hold import FolderHold
+from simtriplet.wsi.index_writer import check_index_name
 from simtriplet.wsi.store import STORE_SUFFIX, TileStore, open_stores
 
-__all__ = ["FlowResult", "run_recipe"]
+__all__ = ["FlowResult", "holding", "run_recipe"]
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +50,14 @@ class FlowResult:
     n_failed: int
 
 
-def run_recipe(recipe: Recipe, *, title: str = "SimTriplet", quiet: bool = False) -> FlowResult:
+def run_recipe(
+    recipe: Recipe, *, source: Path | None = None, title: str = "SimTriplet", quiet: bool = False
+) -> FlowResult:
     """Carry out a recipe.
 
     Args:
         recipe: what to do.
+        source: the file it was read from, which the resolved recipe never replaces.
         title: heading of the report.
         quiet: show no progress.
 
@@ -59,13 +65,30 @@ def run_recipe(recipe: Recipe, *, title: str = "SimTriplet", quiet: bool = False
         SimTripletError: if a step fails; what earlier steps finished is kept and used by the next run.
     """
     settings = load_settings(preset=recipe.pretrain.preset, values=recipe.pretrain.changes())
-    make_folder(recipe.out)
-    with _holding(recipe.out):
-        return _carry_out(recipe, settings, title, quiet)
+    _check_last_steps(recipe)
+    with holding(recipe.out):
+        return _carry_out(recipe, settings, source, title, quiet)
+
+
+def _check_last_steps(recipe: Recipe) -> None:
+    """Refuse now what would end the job after days of training."""
+    recipe.index.make_rule()
+    recipe.index.make_gates()
+    check_index_name(recipe.index.name)
+    section = recipe.evaluate
+    PROTOCOLS.get(section.protocol)
+    if section.labels is not None:
+        read_label_file(section.labels, label_column=section.label_column, patient_column=section.patient_column)
 
 
 @contextmanager
-def _holding(out: Path) -> Iterator[None]:
+def holding(out: Path) -> Iterator[None]:
+    """Make an output folder and let nobody else carry out a recipe there meanwhile.
+
+    Raises:
+        StoreError: if somebody does, or it cannot be made or written.
+    """
+    make_folder(out)
     try:
         hold = FolderHold(out)
     except BlockingIOError as error:
@@ -76,8 +99,10 @@ def _holding(out: Path) -> Iterator[None]:
         yield
 
 
-def _carry_out(recipe: Recipe, settings: PretrainSettings, title: str, quiet: bool) -> FlowResult:
-    write_settings(recipe.out / "recipe.toml", relative_to_out(recipe))
+def _carry_out(recipe: Recipe, settings: PretrainSettings, source: Path | None, title: str, quiet: bool) -> FlowResult:
+    resolved = recipe.out / "recipe.toml"
+    if source is None or not (resolved.exists() and resolved.samefile(source)):  # which has comments, perhaps
+        write_settings(resolved, relative_to_out(recipe))
     stores, n_failed = _tile(recipe, quiet)
     say("[2/5] index")
     index_stores(stores, recipe.index, quiet=quiet, skip_same=True)

@@ -97,8 +97,15 @@ def read_manifest(path: Path) -> list[SlideJob]:
         close = difflib.get_close_matches(column, COLUMNS, n=1, cutoff=0.8)
         if close and column not in COLUMNS:  # other columns are the user's own
             raise SettingsError(f"manifest '{path}': column {column!r} is not known; did you mean {close[0]!r}?")
+    if len(set(columns)) < len(columns):
+        raise SettingsError(f"manifest '{path}': two columns have the same name; rename one")
     if not rows:
         raise SettingsError(f"manifest '{path}': has no rows; add one a slide")
+    for number, row in enumerate(rows, start=2):
+        if len(row) > len(columns):
+            raise SettingsError(
+                f"manifest '{path}' line {number}: has more cells than the heading; put names with a comma into quotes"
+            )
     return [_manifest_job(path, number, row) for number, row in enumerate(rows, start=2)]
 
 

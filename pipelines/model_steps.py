@@ -64,11 +64,12 @@ def _say_result(result: PretrainResult) -> None:
     if result.finished:
         say(f"encoder: {result.encoder} ({result.steps} steps on {result.n_tiles} tiles, loss {result.loss:.3f})")
     else:
-        say(f"stopped after {result.steps} steps, as run.max_minutes says; go on with --resume")
+        say(f"stopped after {result.steps} steps, as run.max_minutes says; go on with --resume", warns=True)
     if result.n_isolated:
-        say(f"{result.n_isolated} of {result.n_tiles} tiles have no neighbour")
+        say(f"{result.n_isolated} of {result.n_tiles} tiles have no neighbour", warns=True)
     if result.skipped_steps:
-        say(f"{result.skipped_steps} of {result.steps} steps were left out: their loss or gradient was not finite")
+        said = f"{result.skipped_steps} of {result.steps} steps were left out: their loss or gradient was not finite"
+        say(said, warns=True)
     folder = RunFolder(result.out)
     say(
         f"model card: {folder.card}; curves: {folder.metrics}"

@@ -62,7 +62,7 @@ def tile_options(command: F) -> F:
             type=click.Choice(["none", "zstd", "jpeg"]),
             default="none",
             show_default=True,
-            help="none and zstd are lossless; jpeg takes about a ninth of the space.",
+            help="none and zstd are lossless; jpeg takes about a seventh of the space.",
         ),
         click.option("--reader", default="auto", show_default=True, help="auto, tiff, openslide or tiffslide."),
     ):

@@ -17,7 +17,7 @@ from simtriplet.wsi.geometry import TilingSpec
 from simtriplet.wsi.quality import QualitySpec
 from simtriplet.wsi.settings import build, merge, parse_assignments, read_toml
 from simtriplet.wsi.tile_request import GridName, LabelSpec, OnDamage, TileRequest
-from simtriplet.wsi.tissue import TissueSpec
+from simtriplet.wsi.tissue import MASK_PREFIX, TissueSpec
 
 __all__ = [
     "EmbedSection",
@@ -195,7 +195,7 @@ class Recipe:
 
 
 def relative_to_out(recipe: Recipe) -> Recipe:
-    """Return the recipe with its paths relative to `recipe.out`: written there, it runs from there and names no folder above."""
+    """Return the recipe with its paths relative to `recipe.out`: written there, it runs from there."""
 
     def relative(path: Path | None) -> Path | None:
         return None if path is None else Path(os.path.relpath(path, recipe.out))
@@ -204,7 +204,11 @@ def relative_to_out(recipe: Recipe) -> Recipe:
     slides = replace(recipe.slides, inputs=inputs, annotations=relative(recipe.slides.annotations))
     index = replace(recipe.index, annotations=relative(recipe.index.annotations))
     evaluate = replace(recipe.evaluate, labels=relative(recipe.evaluate.labels))
-    return replace(recipe, out=Path(), slides=slides, index=index, evaluate=evaluate)
+    mask, weights = relative(recipe.tissue.mask_path), recipe.pretrain.model.get("weights")
+    tissue = recipe.tissue if mask is None else replace(recipe.tissue, detector=f"{MASK_PREFIX}{mask}")
+    model = recipe.pretrain.model | ({} if weights is None else {"weights": str(relative(Path(weights)))})
+    pretrain = replace(recipe.pretrain, model=model)
+    return replace(recipe, out=Path(), slides=slides, tissue=tissue, index=index, pretrain=pretrain, evaluate=evaluate)
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -236,4 +240,11 @@ def _resolve(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         given = values.get(section)
         if isinstance(given, dict) and key in given:
             resolved[section] = {**given, key: absolute(given[key])}
+    tissue, pretrain = values.get("tissue"), values.get("pretrain")
+    mask = str(tissue.get("detector")).removeprefix(MASK_PREFIX) if isinstance(tissue, dict) else ""
+    if isinstance(tissue, dict) and mask and tissue.get("detector") == MASK_PREFIX + mask:
+        resolved["tissue"] = {**tissue, "detector": MASK_PREFIX + absolute(mask)}
+    model = pretrain.get("model") if isinstance(pretrain, dict) else None
+    if isinstance(pretrain, dict) and isinstance(model, dict) and "weights" in model:
+        resolved["pretrain"] = {**pretrain, "model": {**model, "weights": absolute(model["weights"])}}
     return resolved

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from simtriplet.wsi.dicom_head import dicom_series
 from simtriplet.wsi.errors import SlideOpenError
 
 __all__ = ["SLIDE_SUFFIXES", "find_slides", "one_per_series"]
@@ -70,10 +71,5 @@ def one_per_series(files: Sequence[Path]) -> list[Path]:
 
 def _series(path: Path) -> object:
     """Return what files of one slide share: their folder and their series, or the file itself where it tells none."""
-    import pydicom  # slow to import
-
-    try:
-        found = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
-    except (OSError, ValueError, EOFError, AttributeError, pydicom.errors.InvalidDicomError):
-        return path  # the slide's own turn will tell what is wrong
-    return path.parent, str(found.get("SeriesInstanceUID", path))
+    series = dicom_series(path)
+    return path if series is None else (path.parent, series)  # the slide's own turn will tell what is wrong

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from simtriplet.wsi.slide import READERS
 from simtriplet.wsi.store import STORE_SUFFIX
 from simtriplet.wsi.survey import Room, gigabytes, refuse_full_disk
 from simtriplet.wsi.tiling import Existing, SlideJob, TileRequest
+from simtriplet.wsi.tissue import TissueSpec
 from simtriplet.wsi.whole_file import write_whole
 
 __all__ = ["make_folder", "tile_slides", "write_settings"]
@@ -32,6 +34,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".write-test.partial"
+        probe.unlink(missing_ok=True)  # a link would lead to somebody else's file
         probe.touch()
         probe.unlink(missing_ok=True)  # another process may be trying too
     except (OSError, ValueError) as error:  # a ValueError where the name itself is impossible
@@ -93,7 +96,8 @@ def tile_slides(
     one = len(jobs) == 1 and scheduler is None
     if not one:
         _tell_batch_room(jobs, out, request, existing)
-    write_settings(out / "tile.toml", request)
+    # as a store does, it names the user's own masks without their folder
+    write_settings(out / "tile.toml", replace(request, tissue=TissueSpec(**request.tissue.describe())))
     outcomes: list[Outcome] = []
     with progress_bar("tile", "tiles", quiet=quiet, parts="slides") as tick:
         done: dict[str, tuple[int, int]] = {}
@@ -129,6 +133,12 @@ def tile_slides(
 def _failed_before(jobs: Sequence[SlideJob], summary: Path) -> tuple[list[SlideJob], dict[str, SummaryRow]]:
     """Return the slides that failed in an earlier run, and the lines of the others."""
     rows = read_summary(summary)
+    unknown = [job.slide_id for job in jobs if job.slide_id not in rows]
+    if unknown:  # as after a kill: they did not fail, and were not tiled either
+        raise SettingsError(
+            f"summary '{summary}': lacks {len(unknown)} of the {len(jobs)} slides given, {unknown[0]!r} for instance; tile with "
+            "--existing skip, which takes these and those that failed"
+        )
     failed = {slide_id for slide_id, row in rows.items() if row["status"] == "failed"}
     again = [job for job in jobs if job.slide_id in failed]
     if failed and not again:

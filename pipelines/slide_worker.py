@@ -26,6 +26,7 @@ _GRACE_S = 5.0
 """For a process that was asked to end, to remove what it has half written."""
 
 _PR_SET_PDEATHSIG = 1
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 class SlideTask(Protocol):
@@ -64,7 +65,12 @@ class SlideWorker:
         """Start one from this process in milliseconds, with all that is imported or registered here."""
         here, there = Pipe()
         process = get_context("fork").Process(target=_serve_forked, args=(here, there, os.getpid()), daemon=True)
-        process.start()
+        # Python throws away what a handler raises in the functions that it runs around a fork
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         there.close()
 
         def wait(seconds: float) -> int | None:
@@ -139,6 +145,7 @@ def serve(connection: Connection, parent: int) -> None:
     _die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; who watches asks this one to end
     signal.signal(signal.SIGTERM, _end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)  # which who forked it held back
     while True:
         try:
             task, job = connection.recv()

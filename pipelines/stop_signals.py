@@ -8,7 +8,9 @@ import time
 from types import FrameType
 from typing import Any, NoReturn
 
-__all__ = ["StopSignals"]
+__all__ = ["SAME_COMMAND", "STOP", "StopSignals"]
+
+SAME_COMMAND = "run the same command again to go on"
 
 _PATIENCE_S = 0.5
 """Schedulers, terminals and torchrun send a signal two or three times at once; a later one is impatience."""
@@ -88,3 +90,7 @@ class StopSignals:
         line = f"\nError: {_WORDS[signal.Signals(self.number)]}; {self.go_on}\n"  # behind the terminal's ^C
         with contextlib.suppress(OSError):
             os.write(2, line.encode())
+
+
+STOP = StopSignals(SAME_COMMAND)
+"""Those of this program."""

@@ -1,13 +1,15 @@
 """The summary of a batch of slides: one outcome a slide, in memory and as a CSV file beside the stores."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from simtriplet.wsi.errors import SettingsError
-from simtriplet.wsi.store import PARTIAL_SUFFIX
+from simtriplet.wsi.disk_room import why_not_written
+from simtriplet.wsi.errors import SettingsError, StoreError
 from simtriplet.wsi.tiling import TilingSummary
+from simtriplet.wsi.whole_file import write_whole
 
 __all__ = ["Outcome", "SummaryRow", "read_summary", "write_summary"]
 
@@ -36,14 +38,21 @@ def write_summary(path: Path, outcomes: Sequence[Outcome], *, others: Mapping[st
         path: the file.
         outcomes: of this run.
         others: rows of an earlier run by slide id, for the slides that this one does not touch.
+
+    Raises:
+        StoreError: if the disk is full or fails; the summary of before stays.
     """
     rows = {**(others or {}), **{outcome.slide_id: _row(outcome) for outcome in outcomes}}
-    partial = path.with_name(path.name + PARTIAL_SUFFIX)
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, SUMMARY_COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows[slide_id] for slide_id in sorted(rows))
-    partial.replace(path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, SUMMARY_COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows[slide_id] for slide_id in sorted(rows))
+    data = text.getvalue().encode()
+    try:
+        write_whole(path, data)
+    except OSError as error:
+        why = why_not_written(error, path.parent, needed=len(data))
+        raise StoreError(f"summary '{path}': cannot be written ({why}); free space, or choose another --out") from error
 
 
 def read_summary(path: Path) -> dict[str, SummaryRow]:

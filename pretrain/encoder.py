@@ -1,5 +1,6 @@
 """The product of pretraining: a frozen backbone, what it was made from, and features for tiles."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -156,8 +157,8 @@ class Encoder(nn.Module):
             self.eval()
         picked = pick_precision(precision, self.device)
         with torch.inference_mode(), autocast(self.device, picked):
-            features: Tensor = self.backbone(self._prepare(pixels))
-            return features.float()
+            features: Tensor = self.backbone(self._prepare(pixels)).float()
+        return features.clone()  # outside of inference mode, so that a head can be trained on them
 
     def _prepare(self, pixels: Tensor) -> Tensor:
         images = pixels.to(self.device).permute(0, 3, 1, 2)
@@ -201,22 +202,28 @@ def save_encoder(folder: Path, backbone: nn.Module, info: EncoderInfo) -> Encode
     encoded = safetensors.torch.save(weights)
     info = dataclasses.replace(info, checkpoint_hash=hashlib.sha256(encoded).hexdigest())
     try:
-        # the weights last: where there are any, a run has an encoder
-        _replace(folder / "encoder.json", info.to_json().encode())
-        _replace(folder / "encoder.safetensors", encoded)
+        _replace_together(folder, {"encoder.json": info.to_json().encode(), "encoder.safetensors": encoded})
     except OSError as error:
         why = why_not_written(error, folder, needed=len(encoded))
         raise CheckpointError(f"encoder '{folder}': cannot be written ({why}); free space and resume") from error
     return info
 
 
-def _replace(path: Path, data: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
+def _replace_together(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Give files their names when all of them are whole: the description of an encoder is of no use with older weights.
+
+    The last one comes last: where there are weights, a run has an encoder.
+    """
+    partials = {folder / f"{name}.partial": folder / name for name in files}
     try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
+        for partial, data in zip(partials, files.values(), strict=True):
+            partial.write_bytes(data)
+        for partial, final in partials.items():
+            os.replace(partial, final)
     except OSError:
-        partial.unlink(missing_ok=True)
+        for partial in partials:
+            with contextlib.suppress(OSError):
+                partial.unlink()
         raise
 
 

@@ -150,6 +150,8 @@ class RunFolder:
         before, now = _flatten(to_values(begun)), _flatten(to_values(settings))
         # several ways to say one thing
         before["run.compile"], now["run.compile"] = begun.run.compiled, settings.run.compiled
+        for values in (before, now):  # older checkpoints name the folder too
+            values["model.weights"] = values.get("model.weights") and Path(values["model.weights"]).name
         for key in sorted((before.keys() | now.keys()) - _FREE_SETTINGS):
             if before.get(key) != now.get(key):
                 raise TrainingError(

@@ -1,7 +1,9 @@
 """What a run is made of, from its settings; saved and restored together."""
 
+import dataclasses
 import logging
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -112,7 +114,7 @@ class RunParts:
         """Return everything that an exact resume needs; tensors and plain values only."""
         neighbours = self.batches.neighbours
         return {
-            "settings": to_values(self.settings),
+            "settings": to_values(_without_folders(self.settings)),
             "stores": self.cohort.describe(),
             "device": self.device.type,
             "step": self.step,
@@ -144,7 +146,7 @@ class RunParts:
         restore_rng(state["rng"], {"views": self.batches.view_generator})
         if self.batches.neighbours is not None:
             self.batches.neighbours.restore(state["kept_edges"])
-        self.log.skipped, self.log.skipped_in_a_row = state["skipped"]
+        self.log.skipped, self.log.skipped_in_a_row = map(int, state["skipped"])
         self.safeguards.restore(state)
         self.monitor.restore(state["monitor"])
         self.best.restore(state["best"])
@@ -168,3 +170,11 @@ class RunParts:
     def describe(self) -> EncoderInfo:
         """Return what the encoder is by now."""
         return describe_encoder(self.settings, self.cohort, self.model, steps=self.step)
+
+
+def _without_folders(settings: PretrainSettings) -> PretrainSettings:
+    """Name the file of the first weights alone: a checkpoint may be passed on, and names no place of this machine."""
+    weights = settings.model.weights
+    if weights is None:
+        return settings
+    return dataclasses.replace(settings, model=dataclasses.replace(settings.model, weights=Path(weights.name)))

@@ -12,12 +12,18 @@ from simtriplet.pretrain.run_folder import RunFolder
 from simtriplet.pretrain.settings import Switch
 from simtriplet.pretrain.step_log import StepReport
 from simtriplet.pretrain.tensorboard_log import open_event_log
+from simtriplet.wsi.disk_room import why_not_written
+from simtriplet.wsi.errors import TrainingError
 
 __all__ = ["RunRecords"]
+
+_LINE_BYTES = 1000
 
 
 class RunRecords:
     """Append reports to the files of a run folder; of several processes, only the first writes.
+
+    A TrainingError says that the folder cannot be written: it is gone, read-only, or its disk is full.
 
     Args:
         folder: of the run.
@@ -48,8 +54,14 @@ class RunRecords:
         if not self.writes:
             return
         finite = _without_infinities(values)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite) + "\n")
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(finite) + "\n")
+        except OSError as error:
+            why = why_not_written(error, path.parent, needed=_LINE_BYTES)
+            raise TrainingError(
+                f"run folder '{path.parent}': cannot be written ({why}); mend that and resume"
+            ) from error
         if self.events is not None:
             self.events.add(group, int(values["step"]), finite)
 

@@ -27,6 +27,9 @@ CompileChoice = Literal["auto", "off", "encoder", "step"]
 CompiledPart = Literal["off", "encoder", "step"]
 
 
+_MOST_THREADS = 1024
+
+
 @dataclass(frozen=True, slots=True)
 class RunSettings:
     """How long, on what and how often.
@@ -100,6 +103,8 @@ class RunSettings:
         for name in ("max_steps", "threads", "keep_every_epochs"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"run.{name}", value, "be at least 1")
+        # torch crashes where the system starts no more
+        require(self.threads is None or self.threads <= _MOST_THREADS, "run.threads", self.threads, "be at most 1024")
         require(self.max_minutes is None or self.max_minutes > 0, "run.max_minutes", self.max_minutes, "be above 0")
 
     @property

@@ -118,7 +118,8 @@ class Updater:
         before = self.scaler.scale(self._one)
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        return self.scaler.scale(self._one) < before
+        after = self.scaler.scale(self._one)
+        return (after < before) | (after == 0)  # after 165 such steps in a row it can be no lower
 
 
 def _mean_of(parts: Sequence[LossTerms]) -> LossTerms:

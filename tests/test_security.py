@@ -334,6 +334,15 @@ def test_an_output_folder_that_cannot_be_is_told_in_a_line(tmp_path):
             make_folder(tmp_path / name)
 
 
+def test_a_link_where_a_folder_is_tried_is_not_followed(tmp_path):
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    out.mkdir()
+    (out / ".write-test.partial").symlink_to(elsewhere)
+    make_folder(out)
+    assert not elsewhere.exists()
+    assert list(out.iterdir()) == []
+
+
 @pytest.mark.parametrize("ending", ["", ".partial"])
 def test_a_link_in_the_output_folder_is_not_followed(store_factory, tmp_path, ending):
     """Where a store, or its half-written one, should be, a link leads to somebody's other work."""

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from simtriplet.wsi.check import check_store
     from simtriplet.wsi.errors import SimTripletError
     from simtriplet.wsi.export_formats import export_stores
+    from simtriplet.wsi.export_request import ExportRequest
     from simtriplet.wsi.gate_spec import GateSpec
     from simtriplet.wsi.geometry import TilingSpec
-    from simtriplet.wsi.h5_coordinates import read_coordinates
+    from simtriplet.wsi.h5_coordinates import TileCoordinates, read_coordinates
     from simtriplet.wsi.neighbour_graph import NeighbourGraph
     from simtriplet.wsi.neighbour_index import build_neighbours, index_store
     from simtriplet.wsi.neighbour_statistics import measure_neighbours
@@ -24,16 +25,19 @@ if TYPE_CHECKING:
     from simtriplet.wsi.store import TileStore, open_stores
     from simtriplet.wsi.synthetic import SyntheticSlideSpec, draw_cohort, draw_slide
     from simtriplet.wsi.table import Categorical
-    from simtriplet.wsi.tile_import import import_tiles
-    from simtriplet.wsi.tile_request import SlideJob, TileRequest
+    from simtriplet.wsi.tile_import import ImportRequest, import_tiles
+    from simtriplet.wsi.tile_request import LabelSpec, SlideJob, TileRequest
     from simtriplet.wsi.tiling import tile_slide
     from simtriplet.wsi.tissue import TissueSpec
 
 __all__ = [
     "Categorical",
+    "ExportRequest",
     "GateSpec",
     "GridRule",
+    "ImportRequest",
     "KnnRule",
+    "LabelSpec",
     "NamedRegion",
     "NeighbourGraph",
     "QualitySpec",
@@ -44,6 +48,7 @@ __all__ = [
     "SlideJob",
     "SlideReader",
     "SyntheticSlideSpec",
+    "TileCoordinates",
     "TileRequest",
     "TileStore",
     "TilingSpec",
@@ -67,9 +72,12 @@ __all__ = [
 
 _HOMES = {
     "Categorical": "table",
+    "ExportRequest": "export_request",
     "GateSpec": "gate_spec",
     "GridRule": "neighbours",
+    "ImportRequest": "tile_import",
     "KnnRule": "neighbours",
+    "LabelSpec": "tile_request",
     "NamedRegion": "annotation",
     "NeighbourGraph": "neighbour_graph",
     "QualitySpec": "quality",
@@ -80,6 +88,7 @@ _HOMES = {
     "SlideJob": "tile_request",
     "SlideReader": "slide",
     "SyntheticSlideSpec": "synthetic",
+    "TileCoordinates": "h5_coordinates",
     "TileRequest": "tile_request",
     "TileStore": "store",
     "TilingSpec": "geometry",

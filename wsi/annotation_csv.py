@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import shapely
 
-from simtriplet.wsi.annotation import NamedRegion, mend_area, open_annotation, ring_area
+from simtriplet.wsi.annotation import MAX_FILE_BYTES, NamedRegion, mend_area, open_annotation, ring_area
 from simtriplet.wsi.errors import AnnotationError
 
 __all__ = ["read_csv"]
@@ -36,6 +36,7 @@ def read_csv(path: Path) -> list[NamedRegion]:
             f"annotation '{path}': is not UTF-8 text ({error.reason}); save it as UTF-8 CSV"
         ) from error
     reader = csv.DictReader(io.StringIO(text, newline=""))
+    usual = csv.field_size_limit(MAX_FILE_BYTES)  # 128 KiB, which an outline of 6,000 points exceeds
     try:
         columns = [column.strip().lower() for column in reader.fieldnames or ()]
         reader.fieldnames = columns
@@ -45,6 +46,8 @@ def read_csv(path: Path) -> list[NamedRegion]:
             return _read_vertices(reader, path)
     except csv.Error as error:
         raise AnnotationError(f"annotation '{path}': is not CSV ({error}); save it again") from error
+    finally:
+        csv.field_size_limit(usual)
     found = " ".join(", ".join(columns).split())[:80] or "none"
     raise AnnotationError(
         f"annotation '{path}': has columns {found}: must be {','.join(_VERTEX_COLUMNS)} or "

@@ -16,6 +16,7 @@ from simtriplet.wsi.images import IMAGES, TileImages, checksum_column, context_n
 from simtriplet.wsi.metadata import DAMAGE, metadata_is_signed, read_metadata, read_regular_file
 from simtriplet.wsi.neighbour_graph import NeighbourGraph
 from simtriplet.wsi.store import PARTIAL_SUFFIX, SPATIAL, TABLE, TileStore
+from simtriplet.wsi.table import check_chunks
 
 __all__ = ["Problem", "StoreCheck", "check_store", "index_parts", "inspect_store"]
 
@@ -182,7 +183,9 @@ def _check_arrays(store: TileStore, nodes: dict[str, Path], known: list[Problem]
                 if document["codecs"][-1]["name"] == "crc32c":
                     _check_chunks(folder / "c", document)
                 else:
-                    cast("zarr.Array[Any]", store.group[place])[...]
+                    array = cast("zarr.Array[Any]", store.group[place])
+                    check_chunks(array)
+                    array[...]
         except DAMAGE as error:
             problems.append(Problem(place, f"array {place}: {error}"))
     return problems

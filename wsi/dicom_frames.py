@@ -1,10 +1,11 @@
 """Check where a DICOM file says its frames lie, which the library behind OpenSlide believes: a lie ends the process."""
 
 import struct
-import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from simtriplet.wsi.dicom_head import read_dicom_head
 from simtriplet.wsi.errors import SlideDamagedError
 
 __all__ = ["refuse_lying_frames"]
@@ -19,39 +20,39 @@ def refuse_lying_frames(path: Path) -> None:
     Raises:
         SlideDamagedError: if they do not follow each other to the end, or the table of their offsets says otherwise.
     """
-    import pydicom  # slow to import
-
-    with path.open("rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of pydicom, about oddities that do not keep a slide from being read
+    with path.open("rb") as file:
         try:
-            found = pydicom.dcmread(
-                file, stop_before_pixels=True, specific_tags=["NumberOfFrames", "ExtendedOffsetTable"]
-            )
-            frames = int(found.get("NumberOfFrames", 1) or 1)
-            told = found.get("ExtendedOffsetTable")
-            offsets, starts = _frame_places(file)
-        except Exception as error:  # pydicom lets through many types on a damaged file
-            raise _damaged(path, str(error) or type(error).__name__) from error
-    extended = None if told is None else tuple(_numbers(told, "Q"))
+            found = read_dicom_head(file, ["NumberOfFrames", "ExtendedOffsetTable"])
+            frames = int(found["NumberOfFrames"] or 1)
+            offsets, starts = _frame_places(file, frames)
+        except (ValueError, TypeError, OSError, struct.error) as error:
+            raise _damaged(path, str(error)) from error
+    told = found["ExtendedOffsetTable"] or b""
+    if not isinstance(told, bytes) or len(told) not in (0, 8 * frames):
+        raise _damaged(path, f"its table of offsets is not of {frames} frames")
+    extended = _numbers(told, "Q")
     for table in (offsets, extended):
-        if table and not (len(table) == frames and set(table) <= starts and list(table) == sorted(set(table))):
+        if table and not (set(table) <= starts and list(table) == sorted(set(table))):
             raise _damaged(path, "its table of offsets does not lead to its frames")
     if starts and len(starts) < frames:
         raise _damaged(path, f"it announces {frames} frames and holds {len(starts)}")
 
 
-def _frame_places(file: BinaryIO) -> tuple[tuple[int, ...], set[int]]:
+def _frame_places(file: BinaryIO, frames: int) -> tuple[Sequence[int], set[int]]:
     """Return the table of offsets and the offsets at which items lie; none of both where the pixels are not encapsulated.
 
     Raises:
-        ValueError: if the items are broken.
+        ValueError: if the items are broken, or the table is not of so many frames.
     """
     head = file.read(12)
     if head[:4] != _PIXEL_DATA:
         raise ValueError("it holds no pixels")
     if struct.unpack("<I", head[8:])[0] != _UNDEFINED:
         return (), set()
-    table = tuple(_numbers(file.read(_item_bytes(file)), "I"))
+    length = _item_bytes(file)
+    if length not in (0, 4 * frames):  # told before anything is read that is as long as a damaged file says
+        raise ValueError(f"its table of offsets is not of {frames} frames")
+    table = _numbers(file.read(length), "I")
     start = file.tell()
     starts: set[int] = set()
     size = file.seek(0, 2)

@@ -4,7 +4,7 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ TILES_PER_SHARD = 64
 IMAGES = "images"
 """The array of the tiles, in the group `tiles`; co-centred tiles at another mpp lie beside it."""
 
-_MOST_TILES, _MOST_PX, _MOST_PER_SHARD = 2**31 - 1, 65_500, 1 << 16
+_MOST_TILES, _MOST_PX, _MOST_PER_SHARD = 2**31 - 1, 8192, 1 << 16
 
 KEY_SEPARATOR = "."
 """All shards lie in one folder: with "/" each would have three folders of its own, which on ext4 cost 3 ms each to remove."""
@@ -290,12 +290,14 @@ def _read_shape(meta: dict[str, Any]) -> tuple[int, int, int]:
 
 def _read_checksums(array: Path, n_tiles: int) -> npt.NDArray[np.uint32] | None:
     """Read the obs column that belongs to an array of tiles, None where there is none."""
-    root, place = array.parent.parent, f"tables/tiles/obs/{checksum_column(array.name)}"
-    if not (root / place).exists():
+    root, column = array.parent.parent, checksum_column(array.name)
+    if not (root / "tables/tiles/obs").exists():
         return None
     try:
         obs = zarr.open_group(StoreFiles(root, read_only=True), path="tables/tiles/obs", mode="r", zarr_format=3)
-        found = read_array(obs, checksum_column(array.name), n_rows=n_tiles)
+        if column not in obs and column not in list(cast("Any", obs.attrs.get("column-order", ()))):
+            return None
+        found = read_array(obs, column, n_rows=n_tiles)
         if found.dtype.kind != "u" or found.ndim != 1:
             raise TypeError(f"holds {found.dtype}")
     except StoreError:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from simtriplet.wsi.codestream import END_MARKER
 from simtriplet.wsi.errors import SettingsError, SlideReadError
 from simtriplet.wsi.geometry import TilingSpec
+from simtriplet.wsi.jpeg_comments import blank_comments
 from simtriplet.wsi.packed_chunks import PackedChunks
 from simtriplet.wsi.slide import SlideReader
 
@@ -95,8 +96,9 @@ def jpeg_head(tables: bytes | None, *, is_rgb: bool) -> bytes:
         is_rgb: the components are R, G, B, not Y, Cb, Cr.
     """
     marker = _ADOBE_RGB if is_rgb else _ADOBE_YCBCR
-    inner = tables[2:-2] if tables and tables[:2] == _SOI and tables[-2:] == END_MARKER else b""
-    return b"".join((_SOI, marker, inner))
+    inner = bytearray(tables if tables and tables[:2] == _SOI and tables[-2:] == END_MARKER else b"")
+    blank_comments(inner)
+    return b"".join((_SOI, marker, inner[2:-2]))
 
 
 class TiffNativeTiles:
@@ -154,6 +156,7 @@ class TiffNativeTiles:
                 raise self._damaged(number, "the tile is no JPEG stream")
             if view[end - 2 : end] != END_MARKER and END_MARKER not in bytes(view[begin:end]):
                 raise self._damaged(number, "its end is missing")
+            blank_comments(view[begin:end])
             view[start : start + len(head)] = head
             start = end
         return PackedChunks(found, sizes)

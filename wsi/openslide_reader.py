@@ -1,6 +1,7 @@
 """Slides through OpenSlide: all its formats, DICOM included."""
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,15 @@ def _info(slide: openslide.OpenSlide) -> SlideInfo:
         mpp_y=positive(properties.get(openslide.PROPERTY_NAME_MPP_Y)),
         objective_power=positive(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
         vendor=str(properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")),
+        scanned_xy=scanned_xy(properties),
     )
+
+
+def scanned_xy(properties: Mapping[str, str]) -> tuple[int, int]:
+    """Return where what was scanned begins, level-0 pixels: (0, 0) but for MIRAX and a few others."""
+    names = openslide.PROPERTY_NAME_BOUNDS_X, openslide.PROPERTY_NAME_BOUNDS_Y
+    x, y = (round(positive(properties.get(name)) or 0) for name in names)
+    return x, y
 
 
 def positive(text: Any) -> float | None:

@@ -1,6 +1,7 @@
 """Read TOML and `section.key=value` strings into frozen dataclasses, and write them back."""
 
 import dataclasses
+import reprlib
 import tomllib
 import types
 import typing
@@ -14,6 +15,11 @@ from simtriplet.wsi.registry import nearest_name
 
 T = TypeVar("T")
 _MOST_TOLD = 200
+_BRIEF = reprlib.Repr()
+"""A checkpoint may hold one list many times over in itself, which written out whole would never end."""
+
+_BRIEF.maxlevel, _BRIEF.maxlist, _BRIEF.maxtuple, _BRIEF.maxdict = 5, 8, 8, 8
+_BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 2 * _MOST_TOLD
 _MOST_BYTES = 1 << 22
 """A thousand times what people write; the parser takes a second for each."""
 Values = dict[str, Any]
@@ -135,7 +141,7 @@ def _convert(hint: Any, value: Any, *, source: str, name: str) -> Any:
 
 def _tell(value: Any) -> str:
     try:
-        told = repr(value)
+        told = _BRIEF.repr(value)
     except (ValueError, RecursionError):  # more digits, or deeper lists, than Python writes
         return f"a {type(value).__name__}"
     return told if len(told) <= _MOST_TOLD else f"{told[:_MOST_TOLD]}..."

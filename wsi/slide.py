@@ -56,6 +56,7 @@ class SlideInfo:
         mpp_y: the same, vertically.
         objective_power: magnification of the scan, None where the file does not say.
         vendor: the scanner family ("aperio", "generic-tiff", "dicom", ...).
+        scanned_xy: where what was scanned begins, level-0 pixels; the rest is empty, and some viewers crop it.
     """
 
     level_sizes: tuple[tuple[int, int], ...]
@@ -64,6 +65,7 @@ class SlideInfo:
     mpp_y: float | None
     objective_power: float | None
     vendor: str
+    scanned_xy: tuple[int, int] = (0, 0)
 
     @property
     def width(self) -> int:

@@ -13,7 +13,7 @@ from simtriplet.wsi.metadata import metadata_is_signed, read_regular_file
 __all__ = ["FORMAT_VERSION", "PARTIAL_SUFFIX", "SAFE_ID", "SCHEMA", "read_attributes"]
 
 SCHEMA = "simtriplet.tiles"
-FORMAT_VERSION = "1.1"
+FORMAT_VERSION = "1.2"
 PARTIAL_SUFFIX = ".partial"
 
 SAFE_ID = re.compile(r"[\w][\w .()+-]{0,199}")
@@ -21,8 +21,8 @@ SAFE_ID = re.compile(r"[\w][\w .()+-]{0,199}")
 
 _MOST_BYTES = 1 << 26
 _MOST_TILES = 2**31 - 1
-_MOST_PX = 65_500
-"""What JPEG can hold."""
+_MOST_PX, _MOST_STRIDE_PX = 8192, 65_500
+"""No larger tiles are made; each takes 192 MiB decoded."""
 
 
 class _Rule(NamedTuple):
@@ -45,6 +45,7 @@ def _or_none(rule: _Rule) -> _Rule:
 _TEXT = _Rule(lambda value: isinstance(value, str), "be text")
 _POSITIVE = _Rule(_is_positive, "be a positive number")
 _SIDE = _Rule(lambda value: _is_whole(value, 1, _MOST_PX), f"be a whole number from 1 to {_MOST_PX}")
+_STRIDE = _Rule(lambda value: _is_whole(value, 1, _MOST_STRIDE_PX), f"be a whole number from 1 to {_MOST_STRIDE_PX}")
 _EXTENT = _Rule(lambda value: _is_whole(value, 1, 2**40), "be a positive whole number")
 _SECTION = _Rule(lambda value: isinstance(value, dict), "be an object")
 _ID = _Rule(
@@ -64,7 +65,7 @@ _REQUIRED = {
     "tiling": _SECTION,
     "tiling.mpp": _POSITIVE,
     "tiling.size_px": _SIDE,
-    "tiling.stride_px": _SIDE,
+    "tiling.stride_px": _STRIDE,
 }
 _OPTIONAL = {
     "slide.patient_id": _or_none(_TEXT),

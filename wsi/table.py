@@ -6,7 +6,6 @@ Every array carries a CRC-32C, which zarr verifies on reading.
 """
 
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -17,6 +16,7 @@ import zarr
 from zarr.codecs import Crc32cCodec
 from zarr.storage import LocalStore
 
+from simtriplet.wsi.chunk_sizes import refuse_swelling_chunks
 from simtriplet.wsi.zarr_files import write_array, write_group, write_mapping
 
 __all__ = [
@@ -155,16 +155,19 @@ def check_chunks(array: zarr.Array[Any]) -> None:
 
     Raises:
         ValueError: if they are not.
+        OSError: if one cannot be read.
     """
     folder = _folder_of(array)
     if folder is None or not array.size:
         return
-    sizes = _file_sizes(folder / "c")
+    files = _files_in(folder / "c")
+    sizes = [file.stat().st_size for file in files]
     lost = array.nchunks - len(sizes)
     if lost > 0 and _is_ours(array):
         raise ValueError(f"has lost {lost} of {array.nchunks} chunks")
     if array.nbytes > _SMALL_BYTES + _MOST_COMPRESSION * sum(sizes):
         raise ValueError(f"claims {array.nbytes} bytes, which its files cannot hold")
+    refuse_swelling_chunks(array, files)
 
 
 def member_names(group: zarr.Group) -> list[str]:
@@ -180,15 +183,12 @@ def _folder_of(node: zarr.Array[Any] | zarr.Group) -> Path | None:
     return store.root / node.path if isinstance(store, LocalStore) else None
 
 
-def _file_sizes(path: Path) -> list[int]:
-    """Return the sizes of the files in a folder and its folders, or of the one file that it is."""
+def _files_in(path: Path) -> list[Path]:
+    """Return the files in a folder and its folders, or the one file that it is; pipes and devices are none."""
     if path.is_file():  # the only chunk of a scalar
-        return [path.stat().st_size]
-    sizes = []
-    for folder, _, names in os.walk(path):
-        about = [os.stat(os.path.join(folder, name)) for name in names]  # noqa: PTH116, PTH118 (a Path each takes longer)
-        sizes += [one.st_size for one in about if stat.S_ISREG(one.st_mode)]
-    return sizes
+        return [path]
+    found = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
+    return [file for file in found if file.is_file()]
 
 
 def _is_ours(array: zarr.Array[Any]) -> bool:

@@ -64,7 +64,10 @@ class TiffLevel:
         """
         if self.end_marker:
             # less is legal at the slide's right and lower border
-            width, height = codestream_size(data) or (0, 0)
+            size = codestream_size(data)
+            if size is None:
+                raise ValueError("its stream has no head of a picture of up to four components")
+            width, height = size
             if not (0 < width <= self.tile_width and 0 < height <= self.tile_height):
                 raise ValueError(f"its stream announces {width} x {height} pixels")
         return self.decode(data, number, jpegtables=self.jpegtables)[0]

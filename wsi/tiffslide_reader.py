@@ -18,6 +18,9 @@ from simtriplet.wsi.window import WindowReader, on_white
 
 __all__ = ["TiffSlideReader"]
 
+_ALONE: dict[str, Any] = {"_multifile": False}
+"""OME-TIFF may name other files to take pixels from, wherever they lie."""
+
 
 class TiffSlideReader(WindowReader):
     """Read with TiffSlide.
@@ -36,7 +39,7 @@ class TiffSlideReader(WindowReader):
         try:
             refuse_truncated(path)
             _refuse_foreign_pixels(path)
-            self._slide = tiffslide.TiffSlide(path)
+            self._slide = tiffslide.TiffSlide(path, tifffile_options=_ALONE)
             try:
                 self.info = _info(self._slide)
                 self._downsamples = tuple(float(downsample) for downsample in self._slide.level_downsamples)
@@ -84,7 +87,7 @@ class TiffSlideReader(WindowReader):
 def _empty_tiles(path: Path, level_sizes: tuple[tuple[int, int], ...]) -> list[npt.NDArray[np.int64]]:
     """Return for every level the (k, 4) left, top, right, bottom of native tiles of no bytes, which TiffSlide gives as black."""
     boxes = [np.zeros((0, 4), np.int64) for _ in level_sizes]
-    with tifffile.TiffFile(path) as tiff:
+    with tifffile.TiffFile(path, **_ALONE) as tiff:
         pages: list[Any] = [page for series in tiff.series for level in series.levels for page in level.pages[:1]]
         for page in pages:
             size = (int(page.imagewidth), int(page.imagelength))

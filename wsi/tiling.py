@@ -1,5 +1,6 @@
 """Tile one slide: find tissue, choose the tiles, read them once, and leave a finished store."""
 
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from simtriplet.wsi.codec import JpegCodec, make_codec
 from simtriplet.wsi.errors import SlideReadError, StoreExistsError, TissueError
 from simtriplet.wsi.geometry import centred_level_xy, plan_context
 from simtriplet.wsi.images import context_name
-from simtriplet.wsi.slide import SlideReader, open_slide
+from simtriplet.wsi.slide import SlideInfo, SlideReader, open_slide
 from simtriplet.wsi.store import STORE_SUFFIX, TileStore
 from simtriplet.wsi.store_writer import StoreContents, StoreWriter, remove_leftovers
 from simtriplet.wsi.survey import Room, Survey, estimate_room, refuse_full_disk, survey_slide
@@ -26,9 +27,19 @@ from simtriplet.wsi.tile_feed import CopiedTiles, PixelTiles, TileFeed
 from simtriplet.wsi.tile_request import Existing, LabelSpec, SlideJob, TileRequest, slide_id_of
 from simtriplet.wsi.tile_stream import Streamed, stream_tiles
 from simtriplet.wsi.tiling_picture import tiling_picture, write_picture
-from simtriplet.wsi.tiling_record import fingerprint, request_digest, slide_record, tiling_record
+from simtriplet.wsi.tiling_record import (
+    FileState,
+    file_state,
+    fingerprint,
+    refuse_changed,
+    request_digest,
+    slide_record,
+    tiling_record,
+)
 
 __all__ = ["Existing", "LabelSpec", "SlideJob", "TileRequest", "TilingSummary", "slide_id_of", "tile_slide"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +95,8 @@ def tile_slide(
 
     Raises:
         SlideOpenError: if the file is no slide.
-        SlideReadError: if its pixels are damaged (all of them, where the request skips damage); nothing is left under the
-            final name.
+        SlideReadError: if its pixels are damaged (all of them, where the request skips damage), or the file changes
+            meanwhile; nothing is left under the final name.
         ResolutionError: if the mpp is unknown or too coarse.
         TissueError: if no tile holds enough tissue.
         StoreExistsError: if a store is there and may not be touched.
@@ -95,6 +106,7 @@ def tile_slide(
     request = request or TileRequest()
     final = out / f"{job.slide_id}{STORE_SUFFIX}"
     with open_slide(job.path, reader=request.reader) as reader:
+        state = file_state(job.path)
         digest = request_digest(request, job, fingerprint(job.path))
         kept = kept_store(final, existing, digest)
         if kept is not None:
@@ -114,6 +126,7 @@ def tile_slide(
                     request,
                     reader,
                     survey,
+                    state,
                     existing=existing,
                     digest=digest,
                     threads=threads or usable_cores(),
@@ -147,6 +160,7 @@ def _make_store(
     request: TileRequest,
     reader: SlideReader,
     survey: Survey,
+    state: FileState,
     *,
     existing: Existing,
     digest: str,
@@ -179,6 +193,7 @@ def _make_store(
                 progress=progress,
             )
             overview.result()
+        refuse_changed(job.path, state)
         if streamed.damaged:
             raise _TilesDamagedError(streamed.damaged)
         if not (streamed.reasons == 0).any():
@@ -269,7 +284,7 @@ def _contents(
         thumbnail_downsample=survey.overview.downsample,
         tissue_mask=survey.tissue.regions,
         regions=regions,
-        label=tile_labels(job, request.labels, base_xy, plan.base_size),
+        label=tile_labels(job, request.labels, base_xy, plan.base_size, reader.info),
     )
 
 
@@ -279,10 +294,19 @@ def _write_overview(writer: StoreWriter, survey: Survey, regions: Sequence[shape
     writer.write_overview(overview.pixels, survey.tissue.regions, regions, um_per_px=um_per_px)
 
 
-def tile_labels(job: SlideJob, spec: LabelSpec, base_xy: npt.NDArray[np.int64], base_size: float) -> Categorical | None:
+def tile_labels(
+    job: SlideJob, spec: LabelSpec, base_xy: npt.NDArray[np.int64], base_size: float, info: SlideInfo
+) -> Categorical | None:
     """Return the classes that the slide's annotations give its tiles; None where it has none."""
     if job.regions is None:
         return None
+    if info.scanned_xy != (0, 0):
+        log.warning(
+            "slide '%s': what was scanned begins at x %d, y %d; outlines drawn in QuPath lie that far off, unless the slide was "
+            "added to its project with --no-crop",
+            job.path.name,
+            *info.scanned_xy,
+        )
     return label_tiles(job.regions, base_xy, base_size, min_cover=spec.min_cover, background=spec.background)
 
 

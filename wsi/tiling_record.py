@@ -5,10 +5,11 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from simtriplet.wsi.errors import SlideReadError
 from simtriplet.wsi.geometry import TilePlan
 from simtriplet.wsi.quality import QUALITY_REASONS
 from simtriplet.wsi.slide import SlideReader
@@ -17,9 +18,34 @@ from simtriplet.wsi.tile_request import SlideJob, TileRequest
 from simtriplet.wsi.tile_stream import Streamed
 from simtriplet.wsi.tissue_source import mask_file
 
-__all__ = ["fingerprint", "lattice_record", "request_digest", "slide_record", "tiling_record"]
+__all__ = [
+    "FileState",
+    "file_state",
+    "fingerprint",
+    "lattice_record",
+    "refuse_changed",
+    "request_digest",
+    "slide_record",
+    "tiling_record",
+]
 
 _FINGERPRINT_BYTES = 1 << 18
+
+
+class FileState(NamedTuple):
+    """A file at one moment.
+
+    Attributes:
+        device: of the file system.
+        number: of the file there.
+        n_bytes: its length.
+        changed_ns: when it was last written to, nanoseconds.
+    """
+
+    device: int
+    number: int
+    n_bytes: int
+    changed_ns: int
 
 
 def fingerprint(path: Path) -> str:
@@ -32,6 +58,29 @@ def fingerprint(path: Path) -> str:
             file.seek(offset)
             digest.update(file.read(_FINGERPRINT_BYTES))
     return digest.hexdigest()
+
+
+def file_state(path: Path) -> FileState:
+    """Return what is another when a file is replaced or written to.
+
+    Raises:
+        SlideReadError: if it is gone.
+    """
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise SlideReadError(f"slide '{path}': is gone ({error.strerror}); bring it back and tile it again") from error
+    return FileState(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def refuse_changed(path: Path, before: FileState) -> None:
+    """Refuse a slide that was not the same file from the first pixel to the last.
+
+    Raises:
+        SlideReadError: if it is not what it was.
+    """
+    if file_state(path) != before:
+        raise SlideReadError(f"slide '{path}': was changed while it was read; tile it again when it is whole")
 
 
 def request_digest(request: TileRequest, job: SlideJob, slide: str) -> str:

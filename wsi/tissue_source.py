@@ -1,5 +1,6 @@
 """Where a slide's tissue comes from: looked for by a detector, or outlined or painted by the user."""
 
+import struct
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,10 @@ __all__ = ["find_tissue", "mask_file", "read_mask"]
 MASK_SUFFIXES = (".png",)
 _MAX_ASPECT_ERROR = 0.01
 _MAX_MASK_BYTES = 1 << 28
+_MAX_PIXEL_BYTES = 1 << 29
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 4, 4: 4, 6: 4}
+"""As OpenCV decodes each of PNG's colour types; palettes may be transparent."""
 
 
 def find_tissue(overview: Overview, spec: TissueSpec, *, slide_mpp: float, slide_id: str) -> TissueMap:
@@ -87,8 +92,12 @@ def read_mask(path: Path, *, aspect: float, rounding: float = 0.0) -> npt.NDArra
             raise TissueError(
                 f"tissue mask '{path}': is larger than {_MAX_MASK_BYTES >> 20} MiB; save it at some 8 um a pixel"
             )
-        raw = np.frombuffer(path.read_bytes(), np.uint8)
-        pixels = cv2.imdecode(raw, cv2.IMREAD_UNCHANGED) if len(raw) else None
+        data = path.read_bytes()
+        if _pixel_bytes(data) > _MAX_PIXEL_BYTES:  # told before the decoder takes the memory
+            raise TissueError(
+                f"tissue mask '{path}': has more pixels than a mask needs; save it at some 8 um a pixel, grey"
+            )
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if _pixel_bytes(data) else None
     except (OSError, cv2.error) as error:
         raise TissueError(
             f"tissue mask '{path}': cannot be read ({type(error).__name__}); save it as PNG again"
@@ -105,6 +114,14 @@ def read_mask(path: Path, *, aspect: float, rounding: float = 0.0) -> npt.NDArra
     colours = pixels.reshape(height, width, -1)
     painted = (colours[..., :3] if colours.shape[2] > 2 else colours[..., :1]).any(axis=2)
     return np.asarray(painted & (colours[..., -1] > 0) if colours.shape[2] in (2, 4) else painted)
+
+
+def _pixel_bytes(data: bytes) -> int:
+    """Return how much memory a PNG takes decoded, by its head; 0 of anything else."""
+    if data[: len(_PNG)] != _PNG or len(data) < 26:
+        return 0
+    width, height, depth, colours = struct.unpack_from(">IIBB", data, 16)
+    return int(width * height * _PNG_CHANNELS.get(colours, 4) * (2 if depth == 16 else 1))
 
 
 def _kind(mask: npt.NDArray[np.bool_], width: int) -> int:

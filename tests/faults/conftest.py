@@ -428,12 +428,15 @@ def kill_at_writes(zygote: Zygote, rules: Rules) -> Callable[..., int]:
         begin: Callable[[int], tuple[Path, Command]],
         compare: Callable[[Path], None],
         *,
+        n_writes: int | None = None,
         seed: int = 0,
     ) -> int:
-        """Kill before writes that are spread over all of the command's, the last ones always among them."""
-        folder, command = begin(0)
-        n_writes = zygote.n_writes(folder, *command)
-        shutil.rmtree(folder)
+        """Kill before writes that are spread over all of the command's, the last ones always among them; return how many hit."""
+        if n_writes is None:
+            folder, command = begin(0)
+            n_writes = zygote.n_writes(folder, *command)
+            shutil.rmtree(folder)
+        hits = 0
         last = range(max(1, n_writes - n_kills // 4), n_writes + 1)
         others = [number for number in range(1, n_writes + 1) if number not in last]
         chosen = random.Random(seed).sample(others, min(len(others), n_kills - len(last)))
@@ -441,12 +444,13 @@ def kill_at_writes(zygote: Zygote, rules: Rules) -> Callable[..., int]:
             folder, command = begin(number)
             ended = zygote.run(*command, writes_below=folder, die_at=number)
             assert ended.status in (0, -signal.SIGKILL), ended.said  # threads do not write in the same order each time
+            hits += ended.status != 0
             rules.whole_files(folder)
             zygote.done(*command)
             rules.whole_files(folder)
             assert rules.leftovers(folder) == [], number
             compare(folder)
             shutil.rmtree(folder)
-        return len(chosen) + len(last)
+        return hits
 
     return kill

@@ -8,6 +8,7 @@ import atexit
 import gc
 import importlib
 import json
+import mmap
 import os
 import resource
 import signal
@@ -47,10 +48,19 @@ def tiny(zero_init_residual: bool) -> Backbone:
 
 
 class DieAt:
-    """An audit hook that kills its process before the k-th write below a folder, or counts them."""
+    """An audit hook that kills a command before its k-th write below a folder, or counts them.
 
-    def __init__(self, folder: str, event: int | None, count_file: str) -> None:
-        self.folder, self.event, self.count_file, self.seen = folder, event, count_file, 0
+    Slides are tiled in processes that the command forks: their writes count like its own, and the whole command dies.
+    """
+
+    def __init__(self, folder: str, event: int | None) -> None:
+        self.folder, self.event, self.command = folder, event, os.getpid()
+        self._seen = mmap.mmap(-1, 8)  # one for all of its processes
+
+    @property
+    def seen(self) -> int:
+        """Writes so far."""
+        return int.from_bytes(self._seen[:8], "little")
 
     def __call__(self, name: str, arguments: tuple[Any, ...]) -> None:
         if name not in WRITES or not isinstance(arguments[0], (str, os.PathLike)):
@@ -59,8 +69,10 @@ class DieAt:
             return
         if not os.fspath(arguments[0]).startswith(self.folder):
             return
-        self.seen += 1
-        if self.seen == self.event:
+        seen = self.seen + 1
+        self._seen[:8] = seen.to_bytes(8, "little")
+        if seen == self.event:
+            os.kill(self.command, signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -73,7 +85,7 @@ def become(order: dict[str, Any]) -> None:
     if order["fsize"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["fsize"], order["fsize"]))
     if order["writes_below"] is not None:
-        hook = DieAt(order["writes_below"], order["die_at"], order["log"])
+        hook = DieAt(order["writes_below"], order["die_at"])
         sys.addaudithook(hook)
         if order["die_at"] is None:
             atexit.register(lambda: Path(order["log"]).with_suffix(".count").write_text(str(hook.seen)))

@@ -273,6 +273,17 @@ def lying_jpeg_2000(width: int, height: int) -> bytes:
     return bytes(data)
 
 
+def many_coloured_jpeg_2000(n_components: int, side: int) -> bytes:
+    """Return a small JPEG 2000 whose head announces components by the thousand (ISO 15444-1, A.5.1)."""
+    data = bytes(imagecodecs.jpeg2k_encode(np.full((64, 64, 3), 128, np.uint8), codecformat="j2k"))
+    head, rest = bytearray(data[:42]), data[42 + 9 :]
+    struct.pack_into(">H", head, 4, 38 + 3 * n_components)
+    struct.pack_into(">II", head, 8, side, side)
+    struct.pack_into(">II", head, 24, side, side)
+    struct.pack_into(">H", head, 40, n_components)
+    return bytes(head) + data[42:45] * n_components + rest
+
+
 BOMBS: dict[str, Callable[[], Tiff]] = {
     "a million pixels square in 2 KB": lambda: bomb(10**6, 10**6, 256, 8, zlib.compress(bytes(256 * 256 * 3))),
     "one tile of a million pixels square": lambda: bomb(10**6, 10**6, 10**6, 8, b"\0" * 64),
@@ -283,6 +294,7 @@ BOMBS: dict[str, Callable[[], Tiff]] = {
     "a JPEG of 65,500 pixels square in a tile": lambda: bomb(64, 64, 64, 7, lying_jpeg(65_500, 65_500, 3)),
     "a grey one": lambda: bomb(64, 64, 64, 7, lying_jpeg(65_500, 65_500, 1), photometric=1, samples=1),
     "a JPEG 2000 of 60,000 pixels square": lambda: bomb(64, 64, 64, 33_005, lying_jpeg_2000(60_000, 60_000)),
+    "a JPEG 2000 of 16,000 components": lambda: bomb(2048, 2048, 2048, 33_005, many_coloured_jpeg_2000(16_000, 2048)),
 }
 
 
@@ -296,6 +308,19 @@ def test_bombs(name: str, quick_folder: Path, run_attempts: Any) -> None:
     assert sum(counts.values()) == 3
     if "tile that expands" not in name and "LZW" not in name:  # of which the beginning fills the tile
         assert counts == {"refused": 3}
+
+
+@pytest.mark.parametrize(
+    ("reader", "told"),
+    [("tiff", "no head of a picture of up to four components"), ("tiffslide", "more than a tile's pixels")],
+)
+def test_a_picture_of_thousands_of_colours_is_refused_before_it_is_decoded(
+    tmp_path: Path, reader: str, told: str
+) -> None:
+    """Before the decoder asks for memory, which it would get: 19 GB for 4096 pixels square."""
+    path = bomb(64, 64, 64, 33_005, many_coloured_jpeg_2000(300, 64)).write(tmp_path / "bomb.tif")
+    with open_slide(path, reader=reader) as slide, pytest.raises(SlideReadError, match=told):
+        slide.read(0, (0, 0), (64, 64))
 
 
 class TestFilesThatAreNone:

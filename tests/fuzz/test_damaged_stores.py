@@ -5,13 +5,18 @@ values may be any that a store can hold, but tiles are those that their checksum
 """
 
 import shutil
+import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numcodecs import Blosc, zstd
 
+from simtriplet.wsi.check import check_store
+from simtriplet.wsi.checksum import crc32c
 from simtriplet.wsi.errors import NeighbourError, StoreError
 from simtriplet.wsi.store import TABLE, TileStore
 from simtriplet.wsi.zarr_files import write_array
@@ -71,3 +76,57 @@ def test_places_beyond_the_slide_are_refused(store_factory: Callable[..., TileSt
     write_array(store.path / TABLE / "obs/y", values)
     with pytest.raises(StoreError, match="tile the slide again"):
         TileStore(store.path).base_xy()
+
+
+SWOLLEN = 1 << 28
+
+
+def zeros_in_zstd() -> bytes:
+    """A frame of blocks of 128 KiB, each one byte that is repeated (RFC 8878, 3.1.1.2)."""
+    n_blocks, repeat = SWOLLEN >> 17, 1 << 20 | 1 << 1
+    blocks = [struct.pack("<I", repeat | is_last)[:3] + b"\0" for is_last in [0] * (n_blocks - 1) + [1]]
+    return b"\x28\xb5\x2f\xfd\xe0" + struct.pack("<Q", SWOLLEN) + b"".join(blocks)
+
+
+def zeros_in_blosc() -> bytes:
+    return bytes(Blosc(cname="zstd", clevel=1, shuffle=0).encode(np.zeros(SWOLLEN, np.uint8)))
+
+
+def countless_texts() -> bytes:
+    return bytes(zstd.compress(struct.pack("<I", SWOLLEN // 8), 1))
+
+
+SWELLING = {
+    f"{TABLE}/obs/x/c/0": (zeros_in_zstd, TileStore.base_xy),
+    f"{TABLE}/obs/crc32c/c/0": (zeros_in_zstd, lambda store: store.images.read([0])),
+    f"{TABLE}/obs/tile_id/c/0": (countless_texts, TileStore.tile_ids),
+    "images/thumbnail/0/c/0/0/0": (zeros_in_zstd, TileStore.thumbnail),
+    f"{TABLE}/obsp/spatial_connectivities/indices/c/0": (zeros_in_blosc, TileStore.neighbours),
+}
+
+
+@pytest.mark.parametrize("place", SWELLING)
+def test_a_chunk_that_swells_is_refused_before_memory_is_taken(
+    store_factory: Callable[..., TileStore], place: str
+) -> None:
+    """Some KB with the right checksum hold 256 MB here, and could hold any number of GB."""
+    store = store_factory("a", size_px=16)
+    make, read = SWELLING[place]
+    data = make()
+    assert len(data) < SWOLLEN // 1000
+    (store.path / place).write_bytes(data + struct.pack("<I", crc32c(data)))
+    tracemalloc.start()
+    try:
+        with pytest.raises((StoreError, NeighbourError)):
+            read(TileStore(store.path))
+        check_store(store.path)  # which takes no more
+        assert tracemalloc.get_traced_memory()[1] < SWOLLEN // 8
+    finally:
+        tracemalloc.stop()
+
+
+def test_tiles_whose_checksums_are_lost_are_not_read(store_factory: Callable[..., TileStore]) -> None:
+    store = store_factory("a", size_px=16)
+    shutil.rmtree(store.path / TABLE / "obs/crc32c")
+    with pytest.raises(StoreError, match="the checksums of its tiles are damaged"):
+        TileStore(store.path).images.read([0])

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from simtriplet.wsi.check import check_store
 from simtriplet.wsi.store import TABLE, TileStore
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -109,3 +110,34 @@ def test_one_store_that_cannot_be_opened_does_not_hide_the_others(program: Run, 
     assert "a.tiles.zarr: store" in ended.stdout
     assert f"{SLIDE}.tiles.zarr: ok" in ended.stdout
     assert "1 of 2 stores are damaged; check --repair tells" in ended.stderr
+
+
+def test_tiles_of_another_program_are_imported_again(program: Run, cohort: Path, tmp_path: Path) -> None:
+    """Not tiled by this program's own lattice and tissue, which would be other tiles; and their features with them."""
+    h5py = pytest.importorskip("h5py", reason="the extra interop is not installed")
+    coords = np.array([(x, y) for x in range(7, 1400, 96) for y in range(3, 1100, 96)])
+    with h5py.File(tmp_path / f"{SLIDE}.h5", "w") as file:
+        file.create_dataset("coords", data=coords).attrs.update({"patch_size": 96, "patch_level": 0, "name": SLIDE})
+        file["features"] = coords.astype(np.float32)
+    asked = ("--out", tmp_path / "out", "--codec", "jpeg", "--jpeg-quality", 70, "--features", "uni")
+    labels = ("--annotations", cohort.parent / "annotations", "--background", "rest")
+    program("import", tmp_path / f"{SLIDE}.h5", "--slides", cohort, *asked, *labels)
+    path = tmp_path / "out" / f"{SLIDE}.tiles.zarr"
+    whole = shutil.copytree(path, tmp_path / "whole" / path.name)
+    sources = ("--slides", cohort.parent, "--annotations", cohort.parent / "annotations")
+    for part, steps in (("obs/x/c/0", ["replace", "skip"]), ("obsm/X_uni/c/0/0", ["skip"])):
+        flip(path / TABLE / part)
+        said = program("check", path, "--repair", *sources, status=1).stdout
+        imports = [line.split() for line in said.splitlines() if line.startswith("  simtriplet import ")]
+        assert [words[words.index("--existing") + 1] for words in imports] == steps
+        assert f"# COORDINATES is the file of the other program; its name was {SLIDE}.h5" in said
+        (path / TABLE / part).write_bytes((whole / TABLE / part).read_bytes())
+    flip(path / TABLE / part)
+    run_printed(said.replace("COORDINATES --", f"{tmp_path / SLIDE}.h5 --"), tmp_path)
+    assert check_store(path) == []
+    before, after = TileStore(whole), TileStore(path)
+    assert np.array_equal(after.base_xy(), before.base_xy())
+    assert np.array_equal(after.images.read(np.arange(len(after))), before.images.read(np.arange(len(before))))
+    assert after.labels().names().tolist() == before.labels().names().tolist()  # type: ignore[union-attr]
+    assert np.array_equal(after.features("uni"), before.features("uni"))
+    assert after.patient_id == before.patient_id == "patient01"

@@ -65,6 +65,13 @@ def test_version_is_the_package_version(program: Run) -> None:
     assert importlib.metadata.version("simtriplet") in program("--version").stdout
 
 
+def test_info_takes_a_folder_as_tile_does(program: Run, cohort: Path) -> None:
+    lines = program("info", cohort.parent).stdout.splitlines()
+    assert [line.partition("\t")[0] for line in lines[1:]] == [
+        f"patient{number:02d}-slide1.svs" for number in range(1, 5)
+    ]
+
+
 def test_info_says_what_the_file_says(program: Run, cohort: Path) -> None:
     lines = program("info", cohort.parent / "patient01-slide1.svs").stdout.splitlines()
     assert lines[1].split("\t") == [

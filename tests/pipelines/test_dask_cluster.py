@@ -17,6 +17,9 @@ Run = Callable[..., "CompletedProcess[str]"]
 Failure = Callable[["CompletedProcess[str]"], str]
 
 
+GONE = "the scheduler is gone, or has no worker left; start it again, or some, and tile with --retry-failed"
+
+
 @pytest.fixture(scope="module")
 def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`dask scheduler` and two `dask worker`s on the loopback address; gives the scheduler's address."""
@@ -60,6 +63,46 @@ def test_a_bad_slide_on_the_cluster_does_not_stop_the_others(
     ended = program(*arguments, "--scheduler", scheduler, status=1)
     assert "1 of 5 slides failed" in failure(ended)
     assert ended.stdout.count("\tok\t") == 4
+
+
+HASTY = "from simtriplet.pipelines import batch, program; batch._DASK_LOST_S = 1; program.main()"
+PATIENT = "from simtriplet.pipelines import program; program.main()"
+
+
+@pytest.mark.parametrize("program", [HASTY, PATIENT], ids=["no workers", "scheduler killed"])
+def test_a_cluster_that_is_gone_is_told_for_each_slide(tmp_path: Path, program: str) -> None:
+    """A scheduler alone; workers are waited for a second, for a minute otherwise, and then it is killed."""
+    file = tmp_path / "scheduler.json"
+    words = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
+    process = subprocess.Popen([sys.executable, "-m", "dask", *words], **quiet)  # type: ignore[call-overload]
+    try:
+        wait_for(file)
+        for name in "ab":
+            (tmp_path / f"{name}.svs").touch()
+        address = json.loads(file.read_text())["address"]
+        words = ["tile", str(tmp_path), "--out", str(tmp_path / "out"), "--scheduler", address]
+        tile = subprocess.Popen([sys.executable, "-c", program, *words], stderr=subprocess.PIPE, text=True)
+        if program is PATIENT:
+            wait_for(tmp_path / "out" / "tile.toml")
+            time.sleep(2)
+            process.kill()
+        _, told = tile.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait(timeout=30)
+    assert tile.returncode == 1
+    assert "Error: 2 of 2 slides failed" in told
+    assert "Traceback" not in told
+    rows = (tmp_path / "out" / "tile-summary.csv").read_text().splitlines()[1:]
+    assert rows == [f"{name},failed,,,,,,,\"slide '{name}.svs': {GONE}\"" for name in "ab"]
+
+
+def wait_for(file: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not file.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_no_scheduler_there_is_one_line(program: Run, failure: Failure, cohort: Path, tmp_path: Path) -> None:

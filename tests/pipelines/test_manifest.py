@@ -2,11 +2,14 @@
 
 import os
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
 
 from simtriplet.pipelines.manifest import collect_jobs
+from simtriplet.wsi.dicom_frames import refuse_lying_frames
 from simtriplet.wsi.errors import SettingsError, SlideOpenError
 
 
@@ -79,3 +82,48 @@ def test_a_manifest_must_not_list_a_series_twice(series: Path) -> None:
     (series / "slides.csv").write_text("path\n1.dcm\n2.dcm\n")
     with pytest.raises(SettingsError, match=r"slide '2': its file .*2.dcm' belongs to the DICOM series of another"):
         collect_jobs([series / "slides.csv"])
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        (
+            "path,patient_id,label\na.svs,Doe, John,tumour\n",
+            "line 2: has more cells than the heading; put names with a comma",
+        ),
+        ("path,label,path\na.svs,x,b.svs\n", "two columns have the same name; rename one"),
+    ],
+)
+def test_cells_that_would_be_taken_for_others_are_refused(tmp_path: Path, text: str, rule: str) -> None:
+    (tmp_path / "slides.csv").write_text(text)
+    with pytest.raises(SettingsError, match=rule):
+        collect_jobs([tmp_path / "slides.csv"])
+
+
+def dicom(transfer_syntax: str, body: bytes) -> bytes:
+    """Return a DICOM file with the head that says how its body is written."""
+    uid = transfer_syntax.encode().ljust(len(transfer_syntax) + len(transfer_syntax) % 2, b"\0")
+    syntax = struct.pack("<HH2sH", 2, 0x10, b"UI", len(uid)) + uid
+    return bytes(128) + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(syntax)) + syntax + body
+
+
+NESTED = (
+    struct.pack("<HH2sHI", 8, 0x1140, b"SQ", 0, 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
+) * 3000
+SERIES = struct.pack("<HH2sH", 0x20, 0xE, b"UI", 4) + b"1.2\0"
+DEFLATED = zlib.compressobj(9, zlib.DEFLATED, -15)
+
+
+def test_files_that_are_no_dicom_slides_are_left_to_their_own_turn(tmp_path: Path) -> None:
+    """What is found of a series is asked of every file before the first slide is tiled, in the process that must go on."""
+    os.mkfifo(tmp_path / "pipe.dcm")
+    (tmp_path / "nested.dcm").write_bytes(dicom("1.2.840.10008.1.2.1", NESTED))
+    deflated = DEFLATED.compress(SERIES) + DEFLATED.flush()  # which hides how much memory it takes
+    for name in ("deflated-1", "deflated-2"):
+        (tmp_path / f"{name}.dcm").write_bytes(dicom("1.2.840.10008.1.2.1.99", deflated))
+    for name in ("plain-1", "plain-2"):
+        (tmp_path / f"{name}.dcm").write_bytes(dicom("1.2.840.10008.1.2.1", SERIES))
+    found = [job.slide_id for job in collect_jobs([tmp_path])]
+    assert found == ["deflated-1", "deflated-2", "nested", "pipe", "plain-1"]
+    with pytest.raises(SlideOpenError, match="it is deflated as a whole, which no slide is"):
+        refuse_lying_frames(tmp_path / "deflated-1.dcm")

@@ -51,6 +51,20 @@ def test_embed_writes_copies_and_goes_on_where_it_was(program: Run, failure: Fai
     assert "nowhere.pth" in line
 
 
+def test_a_warning_of_every_slide_is_given_once_and_counted(
+    program: Run, stores: Path, head: Path, tmp_path: Path
+) -> None:
+    def warnings(*options: str) -> list[str]:
+        said = program(*options, "predict", stores, "--head", head, "--out", tmp_path / "maps").stderr
+        return [line.partition(": ")[2] for line in said.splitlines() if line.startswith("WARNING")]
+
+    learnt = [
+        f"slide 'patient{number:02d}-slide1': the head has learnt from this patient's labels" for number in range(1, 5)
+    ]
+    assert warnings() == [learnt[0], "3 more warnings of this kind; -v shows them"]
+    assert warnings("-v") == learnt
+
+
 def test_predict_writes_maps_that_read_back(program: Run, stores: Path, head: Path, tmp_path: Path) -> None:
     ended = program("predict", stores, "--head", head, "--out", tmp_path / "maps", "--per-tile")
     classes = json.loads(head.read_text())["classes"]

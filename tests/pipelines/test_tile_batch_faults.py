@@ -144,6 +144,15 @@ def test_another_try_without_a_first_one(program: Run, failure: Failure, slide: 
     program("tile", slide, tmp_path / "gone.svs", "--out", out, *TILING, status=1)
 
 
+def test_another_try_does_not_pass_over_what_a_killed_run_never_reached(
+    program: Run, failure: Failure, slide: Path, tmp_path: Path
+) -> None:
+    folder, out = copies(slide, tmp_path / "slides", "first", "second"), tmp_path / "out"
+    program("tile", folder / "first.svs", "--out", out, *TILING)
+    line = failure(program("tile", folder, "--out", out, *TILING, "--retry-failed", status=1))
+    assert "tile-summary.csv': lacks 1 of the 2 slides given, 'second' for instance; tile with --existing skip" in line
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_readers_that_hang_or_die_are_listed(

@@ -7,7 +7,7 @@ import torch
 import torchvision
 import torchvision.transforms.v2.functional as tv
 
-from simtriplet.pretrain.encoder import Encoder, load_encoder
+from simtriplet.pretrain.encoder import Encoder, load_encoder, save_encoder
 from simtriplet.pretrain.trainer import pretrain
 from simtriplet.wsi.errors import CheckpointError, UnknownNameError
 
@@ -52,6 +52,15 @@ def test_a_tiles_features_do_not_depend_on_the_batch_it_is_in(run, tiles):
     alone = torch.cat([encoder.embed(tiles[i : i + 1]) for i in range(5)])
     torch.testing.assert_close(encoder.embed(tiles), alone, atol=1e-4, rtol=1e-4)
     assert encoder.embed(tiles[:0]).shape == (0, 512)
+
+
+def test_a_head_is_trained_on_the_features(tiles):
+    encoder = load_encoder("random:resnet18:32")
+    features = encoder.embed(tiles)
+    head = torch.nn.Linear(512, 2)
+    head(features).sum().backward()
+    torch.testing.assert_close(head.weight.grad, features.sum(0).expand(2, -1))
+    assert not features.requires_grad
 
 
 def test_bf16_features_are_float32_and_close(run, tiles):
@@ -170,3 +179,14 @@ def test_the_package_gives_its_names_lazily():
     assert set(package.__all__) == {name for name in package.__all__ if getattr(package, name)}
     with pytest.raises(AttributeError, match="nothing"):
         _ = package.nothing
+
+
+def test_an_encoder_that_cannot_be_replaced_whole_stays_whole(run):
+    """The weights meet a full disk, say: the description of the new ones must not stand beside the old ones."""
+    before = load_encoder(run).info
+    (run / "encoder.safetensors.partial").mkdir()
+    other = load_encoder("random:resnet18:32")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        save_encoder(run, other.backbone, other.info)
+    assert load_encoder(run).info == before
+    assert not (run / "encoder.json.partial").exists()

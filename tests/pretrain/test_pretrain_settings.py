@@ -91,6 +91,7 @@ def test_a_wrong_key_in_a_file_names_the_file(tmp_path):
         "optimiser.warmup_epochs=400",
         "run.batch_size=1",
         "run.max_steps=0",
+        "run.threads=100000",
         "run.max_minutes=0",
         "run.precision=fp8",
     ],

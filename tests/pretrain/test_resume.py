@@ -187,6 +187,8 @@ def test_the_first_weights_are_not_needed_again(store_factory, make_settings, tm
     whole = pretrain(stores, settings, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         pretrain(stores, settings, tmp_path / "parts", progress=stop_at(2, raise_interrupt))
+    told = state_of(tmp_path / "parts")["settings"]["model"]
+    assert told["weights"] == "first.safetensors"  # and no place of this machine
     file.unlink()
     parts = pretrain(stores, settings, tmp_path / "parts", resume=True)
     assert parts.encoder.read_bytes() == whole.encoder.read_bytes()

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import signal
 
 import pytest
@@ -86,6 +87,12 @@ COLLAPSING = [
     "run.log_every_steps=20",
     "run.checkpoint_every_epochs=1",
 ]
+
+
+def test_a_run_whose_folder_is_taken_away_says_so(store_factory, make_settings, tmp_path):
+    run, settings = tmp_path / "run", make_settings("run.max_steps=50", "run.log_every_steps=1")
+    with pytest.raises(TrainingError, match=r"run folder '.*run': cannot be written \(No such file or directory\)"):
+        pretrain([store_factory()], settings, run, progress=lambda _: shutil.rmtree(run))
 
 
 def test_a_run_that_collapses_is_stopped_with_what_to_try(store_factory, make_settings, tmp_path):
@@ -170,6 +177,13 @@ def test_a_bad_step_is_as_if_it_had_not_been(kind, scaled, bad_step):
     assert flags == [number == bad_step for number in range(4)]
     for (name, one), other in zip(model.state_dict().items(), plain.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other, msg=name, rtol=1e-5, atol=1e-6)
+
+
+def test_a_scale_that_can_be_no_lower_still_counts_what_is_left_out():
+    _, updater = make_updater(scaled=True)
+    updater.scaler = torch.amp.GradScaler("cpu", enabled=True, init_scale=2.0**-148)
+    loss_of = Loss(dict.fromkeys(range(5), "loss"))
+    assert [bool(updater.step(views(n), loss_of, measure_gradient=False).skipped) for n in range(5)] == [True] * 5
 
 
 def test_without_skipping_a_bad_loss_goes_into_the_weights():

@@ -1,6 +1,8 @@
 """Annotations: QuPath's GeoJSON in, the class of each tile out, against areas cut one by one."""
 
 import json
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,10 @@ from hypothesis import strategies as st
 
 from simtriplet.wsi.annotation import NamedRegion, label_tiles, read_geojson
 from simtriplet.wsi.errors import AnnotationError
+from simtriplet.wsi.openslide_reader import scanned_xy
+from simtriplet.wsi.slide import SlideInfo
+from simtriplet.wsi.tile_request import LabelSpec, SlideJob
+from simtriplet.wsi.tiling import tile_labels
 
 SQUARE = {"type": "Polygon", "coordinates": [[[0, 0], [10, 0], [10, 10], [0, 10], [0, 0]]]}
 
@@ -49,6 +55,13 @@ class TestReading:
             " Gland "
         ]
 
+    def test_a_class_of_parts_is_called_as_qupath_shows_it(self, path: Path) -> None:
+        document = [feature(), feature(), feature(name=None)]
+        document[0]["properties"]["classification"] = {"names": ["Tumor", "Positive"], "color": [1, 2, 3]}
+        document[1]["properties"]["classification"] = {"names": [], "name": "gland"}
+        document[2]["properties"]["classification"] = {"names": [3]}
+        assert [r.name for r in read_geojson(write(path, document))] == ["Tumor: Positive", "gland"]
+
     def test_the_class_wins_over_the_name(self, path: Path) -> None:
         document = [feature(name="gland"), feature(name=None), feature(name=None)]
         document[0]["properties"]["name"] = "mine"
@@ -85,6 +98,38 @@ class TestReading:
         (region,) = read_geojson(write(path, [feature(bow)]))
         assert region.area.is_valid
         assert region.area.area == 50.0
+
+    def test_parts_that_overlap_or_touch_are_all_of_the_area(self, path: Path) -> None:
+        """What two of them share is no hole: a picture's pixels, drawn as squares side by side, once lost every second one."""
+        squares = [
+            [[[x, y], [x + 10, y], [x + 10, y + 10], [x, y + 10], [x, y]]]
+            for x in range(0, 60, 10)
+            for y in range(0, 60, 10)
+        ]
+        (grid,) = read_geojson(write(path, feature({"type": "MultiPolygon", "coordinates": squares})))
+        assert grid.area.area == 3600
+        overlapping = [[[[x, x], [x + 20, x], [x + 20, x + 20], [x, x + 20], [x, x]]] for x in (0, 10)]
+        (both,) = read_geojson(write(path, feature({"type": "MultiPolygon", "coordinates": overlapping})))
+        assert both.area.area == 700
+
+    @pytest.mark.parametrize("kind", ["scribble", "one hole many times", "all through one point", "thin parts"])
+    def test_outlines_that_take_too_long_to_mend_are_refused_at_once(self, path: Path, kind: str) -> None:
+        rng = np.random.default_rng(5)
+        scribble = rng.uniform(0, 1e5, (500, 2)).tolist()
+        square, hole = [[0, 0], [90, 0], [90, 90], [0, 90], [0, 0]], [[9, 9], [19, 9], [9, 19], [9, 9]]
+        petals = [[[0, 0], [9e4, 60 * turn], [9e4, 60 * turn + 20]] for turn in range(1000)]
+        lines = rng.uniform(0, 1e5, (400, 2, 2))
+        coordinates: Any = {
+            "scribble": [[*scribble, scribble[0]]],
+            "one hole many times": [square, *[hole] * 1000],
+            "all through one point": [[*(point for petal in petals for point in petal), [0, 0]]],
+            "thin parts": [[[*line, [line[1][0] + 9, line[1][1] + 9], line[0]]] for line in lines.tolist()],
+        }[kind]
+        shape = "MultiPolygon" if kind == "thin parts" else "Polygon"
+        began = time.process_time()
+        with pytest.raises(AnnotationError, match="meets itself more than"):
+            read_geojson(write(path, feature({"type": shape, "coordinates": coordinates})))
+        assert time.process_time() - began < 5
 
     def test_three_numbers_a_point(self, path: Path) -> None:
         deep = {"type": "Polygon", "coordinates": [[[x, y, 0] for x, y in SQUARE["coordinates"][0]]]}
@@ -277,3 +322,18 @@ def test_no_regions_and_no_tiles() -> None:
     assert label_tiles([], GRID, 10, min_cover=0.5, background="b").names().tolist() == ["b"] * 4
     area = NamedRegion("a", shapely.box(0, 0, 1, 1))
     assert len(label_tiles([area], np.zeros((0, 2), np.int64), 10, min_cover=0.5).codes) == 0
+
+
+def test_slides_that_qupath_crops_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """MIRAX says where what was scanned begins; QuPath counts pixels from there."""
+    corner = scanned_xy({"openslide.bounds-x": "32752", "openslide.bounds-y": "109084"})
+    info = SlideInfo(((91287, 206613),), (1.0,), 0.25, 0.25, 20.0, "mirax", scanned_xy=corner)
+    job = SlideJob(Path("a.mrxs"), "a", regions=(NamedRegion("gland", shapely.box(0, 0, 9, 9)),))
+    xy = np.zeros((1, 2), np.int64)
+    tile_labels(job, LabelSpec(), xy, 9.0, info)
+    assert "'a.mrxs': what was scanned begins at x 32752, y 109084" in caplog.text
+    assert "--no-crop" in caplog.text
+    caplog.clear()
+    for bare in ({}, {"openslide.bounds-x": "0", "openslide.bounds-y": "0"}):
+        tile_labels(job, LabelSpec(), xy, 9.0, replace(info, scanned_xy=scanned_xy(bare)))
+    assert caplog.text == ""

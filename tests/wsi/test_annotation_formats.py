@@ -1,5 +1,6 @@
 """Annotations of ASAP, ImageScope and in CSV; hostile and malformed files; which file belongs to a slide."""
 
+import csv
 import time
 from pathlib import Path
 
@@ -131,7 +132,7 @@ class TestCsv:
             ("class,region,x,y\na,1,2,3\na,1,2,4\n", "region '1' has 2 points: must be three or more"),
             ("class,wkt\na,POLYGON\n", "line 2 wkt is malformed"),
             ("class,wkt\na\n", "line 2 wkt is malformed"),
-            ("class,wkt\na," + "x" * 200_000, "is not CSV"),
+            ("class,wkt\na," + "x" * 200_000, "line 2 wkt is malformed"),
             (b"class,wkt\n\xff\xfe\n", "is not UTF-8"),
         ],
     )
@@ -194,6 +195,15 @@ def test_the_content_decides(tmp_path: Path) -> None:
         read(tmp_path, "d.txt", "class,wkt\n")
     with pytest.raises(AnnotationError, match="cannot be read"):
         read_annotations(tmp_path / "missing.xml")
+
+
+def test_an_outline_of_many_points_fits_into_a_cell(tmp_path: Path) -> None:
+    """csv itself takes 131,072 letters at most, and still does elsewhere."""
+    circle = shapely.Point(20_000, 20_000).buffer(9_000, quad_segs=3_000)
+    assert len(circle.wkt) > 3 * csv.field_size_limit() == 3 << 17
+    (region,) = read(tmp_path, "a.csv", f'class,wkt\ngland,"{circle.wkt}"\n')
+    assert region.area.equals(circle)
+    assert csv.field_size_limit() == 1 << 17
 
 
 def test_many_annotations_are_read_one_at_a_time(tmp_path: Path) -> None:

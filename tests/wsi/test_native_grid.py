@@ -18,6 +18,7 @@ from simtriplet.wsi.slide import open_slide
 from simtriplet.wsi.store import TileStore
 from simtriplet.wsi.synthetic import SyntheticSlideSpec, draw_slide
 from simtriplet.wsi.tiling import SlideJob, TileRequest, tile_slide
+from simtriplet.wsi.tissue import TissueSpec
 
 SPEC = SyntheticSlideSpec(width_px=1930, height_px=1410, region_um=150.0, tissue_fraction=0.5, seed=3)
 
@@ -172,3 +173,41 @@ def test_a_file_that_ends_within_a_tile_is_refused(tmp_path: Path) -> None:
     os.truncate(tmp_path / "file", 50)
     with pytest.raises(SlideReadError, match=r"native tile \(0, 0\) .*the file ends before the tile does"):
         native.read([0], [0], memory)
+
+
+def segment(kind: int, content: bytes) -> bytes:
+    return b"\xff" + bytes([kind]) + (len(content) + 2).to_bytes(2, "big") + content
+
+
+def test_what_streams_and_tables_tell_of_their_making_is_left_behind(tmp_path: Path) -> None:
+    """A name may stand in a comment, in EXIF or in what a program adds; the pixels are the same to the bit."""
+    name = b"Hypatia-Q7X3"
+    told = (
+        segment(0xFE, name) + segment(0xE1, b"Exif\0\0" + name) + segment(0xE0, b"JFXX\0" + name) + segment(0xEC, name)
+    )
+    pixels = np.random.default_rng(0).integers(100, 200, (256, 256, 3), dtype=np.uint8)
+    corners = [(y, x) for y in range(0, 256, 64) for x in range(0, 256, 64)]
+    plain = [bytes(imagecodecs.jpeg8_encode(pixels[y : y + 64, x : x + 64].copy(), 85)) for y, x in corners]
+    path, tables = tmp_path / "s.tif", b"\xff\xd8" + told + b"\xff\xd9"
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(
+            iter([stream[:2] + told + stream[2:] for stream in plain]),
+            shape=pixels.shape,
+            dtype=np.uint8,
+            photometric="ycbcr",
+            subsampling=(2, 2),
+            compression=7,
+            tile=(64, 64),
+            metadata=None,
+            extratags=[(347, 7, len(tables), tables, True)],
+            resolution=(20_000, 20_000),
+            resolutionunit="CENTIMETER",
+        )
+    assert path.read_bytes().count(name) == 4 * (len(plain) + 1)
+    request = TileRequest(tiling=TilingSpec(level=0), tissue=TissueSpec(detector="all"), grid="native")
+    tile_slide(SlideJob(path, "s"), tmp_path / "out", request)
+    store = TileStore(tmp_path / "out/s.tiles.zarr")
+    assert not [file for file in store.path.rglob("*") if file.is_file() and name in file.read_bytes()]
+    assert np.array_equal(store.images.read(range(len(store))), expected(path, store))
+    numbers = (store.numbers("row") * 4 + store.numbers("col")).tolist()
+    assert all(store.images.read_encoded(tile).endswith(plain[number][20:]) for tile, number in enumerate(numbers))

@@ -268,3 +268,20 @@ def test_every_reader_keeps_the_protocol(flat_slide: Path) -> None:
             assert windows.shape == (2, 30, 20, 3)
             assert windows.dtype == np.uint8
             assert reader.read_windows(0, np.zeros((0, 2), np.int64), (20, 30)).shape == (0, 30, 20, 3)
+
+
+@pytest.mark.parametrize("reader", ["auto", "tiffslide"])
+def test_no_other_file_is_read(tmp_path: Path, reader: str) -> None:
+    """OME-TIFF may name other files to take pixels from, wherever they lie; here one of another patient."""
+    layout: dict[str, Any] = {"tile": (64, 64), "photometric": "rgb", "compression": "deflate"}
+    other, path = tmp_path / "private" / "other.ome.tif", tmp_path / "slides" / "a.ome.tif"
+    for folder in (other.parent, path.parent):
+        folder.mkdir()
+    tifffile.imwrite(other, np.full((128, 128, 3), 77, np.uint8), ome=True, metadata={"axes": "YXS"}, **layout)
+    about = """<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:1"><Image ID="Image:0">
+        <Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="128" SizeY="128" SizeC="3" SizeZ="1" SizeT="1">
+        <Channel ID="Channel:0:0" SamplesPerPixel="3"/><TiffData IFD="0" PlaneCount="1">
+        <UUID FileName="../private/other.ome.tif">urn:uuid:2</UUID></TiffData></Pixels></Image></OME>"""
+    tifffile.imwrite(path, np.full((128, 128, 3), 200, np.uint8), description=about, metadata=None, **layout)
+    with open_slide(path, reader=reader) as slide:
+        assert np.unique(slide.read(0, (0, 0), (128, 128))).tolist() == [200]

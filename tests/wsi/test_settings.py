@@ -182,3 +182,13 @@ def test_an_unreadable_file_is_one_line(tmp_path: Path, content: bytes | None, r
         read_toml(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_a_value_that_holds_itself_many_times_over_is_told_in_brief() -> None:
+    """As a checkpoint of somebody's may: written out whole, these lists would have 2 to the power of 60 numbers."""
+    deep: list[Any] = [1]
+    for _ in range(60):
+        deep = [deep, deep]
+    told = refuse(limit=deep)
+    assert told.startswith("recipe.toml: setting 'limit' is [[[[[")
+    assert told.endswith("...: must be an integer; correct it")

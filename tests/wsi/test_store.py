@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -115,19 +116,31 @@ def test_no_regions_are_no_rings(store: TileStore) -> None:
     assert store.tissue_rings() == []
 
 
+@pytest.mark.parametrize("shape", [(5, 9, 3), (3, 3, 3)])
+def test_thumbnails_of_format_1_1_are_read_as_before(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    pixels = np.arange(math.prod(shape), dtype=np.uint8).reshape(shape)
+    store = write(tmp_path / "s.tiles.zarr", contents(thumbnail=pixels))
+    assert np.array_equal(store.thumbnail(), pixels)
+    array = store.path / "images" / "thumbnail" / "0"
+    shutil.rmtree(array)
+    write_array(array, pixels, dimension_names=("y", "x", "c"))
+    again = TileStore(store.path).thumbnail()
+    assert np.array_equal(again, pixels)
+
+
 def test_the_thumbnail_is_an_ome_image_with_its_label(tmp_path: Path) -> None:
     mask = np.arange(12, dtype=np.uint16).reshape(3, 4)
     write_thumbnail(write_group(tmp_path / "images", {}), np.full((3, 4, 3), 9, np.uint8), mask, um_per_px=8.5)
     group = zarr.open_group(tmp_path / "images", mode="r")
     image, label = group["thumbnail"], group["thumbnail/labels/tissue"]
     scales = []
-    for node, axes in ((image, ["y", "x", "c"]), (label, ["y", "x"])):
+    for node, axes in ((image, ["c", "y", "x"]), (label, ["y", "x"])):
         ome = node.attrs["ome"]
         assert ome["version"] == "0.5"
         assert [axis["name"] for axis in ome["multiscales"][0]["axes"]] == axes
         assert node["0"].metadata.dimension_names == tuple(axes)
         scales.append(ome["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]["scale"])
-    assert scales == [[8.5, 8.5, 1.0], [8.5, 8.5]]
+    assert scales == [[1.0, 8.5, 8.5], [8.5, 8.5]]
     assert group["thumbnail/labels"].attrs["ome"]["labels"] == ["tissue"]
     assert label.attrs["ome"]["image-label"]["source"] == {"image": "../../"}
     assert np.array_equal(label["0"][...], mask)
@@ -207,7 +220,7 @@ class TestRefusals:
 
     def test_another_major_version(self, store: TileStore) -> None:
         edit_attributes(store.path, version="2.0")
-        with pytest.raises(StoreVersionError, match=r"has format version 2.0, this program reads 1.1; tile the slide"):
+        with pytest.raises(StoreVersionError, match=r"has format version 2.0, this program reads 1.2; tile the slide"):
             TileStore(store.path)
         edit_attributes(store.path, version="1.7")
         assert len(TileStore(store.path)) == 2

@@ -1,5 +1,6 @@
 """Coordinates of CLAM and TRIDENT, in files written as the two write them, become stores of the slide's very pixels."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,20 @@ def test_clams_tiles_are_the_pixels_of_its_level(slide: Path, picture_levels: li
     assert np.array_equal(store.base_xy(), cells * 128 + [38, 14])
     assert store.attributes["tiling"]["coordinates"] == {"writer": "clam", "file": "case 7.h5"}
     assert check_store(store.path) == []
+
+
+def test_tiles_that_were_shrunk_after_reading_are_shrunk_here(
+    slide: Path, picture_levels: list[Pixels], tmp_path: Path
+) -> None:
+    """`custom_downsample` of CLAM's relatives: 128 pixels of level 1 become 64, those of level 2."""
+    coords = [(x, y) for x in range(0, 768, 256) for y in range(0, 512, 256)]
+    file = write_clam(tmp_path / "case 7.h5", coords, size_px=128, level=1, custom_downsample=2)
+    store = imported(slide, file, tmp_path / "out")
+    assert (store.mpp, store.size_px, store.base_size_px, store.stride_px) == (1.0, 64, 256, 64)
+    for tile, (x, y) in zip(store.images.read(np.arange(len(store))), store.base_xy().tolist(), strict=True):
+        level_1 = cut(picture_levels[1], x // 2, y // 2, 128).astype(float)
+        averaged = level_1.reshape(64, 2, 64, 2, 3).mean(axis=(1, 3))
+        assert np.abs(tile - averaged).max() <= 1
 
 
 def test_the_store_is_like_any_other(slide: Path, tmp_path: Path) -> None:
@@ -352,4 +367,46 @@ def test_h5py_is_named_where_it_lacks(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(
         MissingDependencyError, match=r"coordinates 'a.h5': needs the package h5py.*pip install 'simtriplet\[interop\]'"
     ):
+        read_coordinates(tmp_path / "a.h5")
+
+
+def test_a_file_that_claims_more_than_it_holds_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        coords = file.create_dataset("coords", shape=(1 << 22, 2), dtype="i8", chunks=(1 << 16, 2))
+        coords.attrs["patch_size"], coords.attrs["patch_level"] = 256, 0
+    assert path.stat().st_size < 5000
+    with pytest.raises(AnnotationError, match=r"claims 67108864 bytes for '/coords' and holds 0"):
+        read_coordinates(path)
+    with h5py.File(path, "w") as file:
+        file["coords"] = np.array([[0, 1]])
+        file.create_dataset("features", shape=(1, 1 << 28), dtype="f4", chunks=(1, 1 << 20))
+    with pytest.raises(AnnotationError, match=r"claims 1073741824 bytes for '/features' and holds 0"):
+        read_h5_features(path, np.array([[0, 1]]))
+
+
+@pytest.mark.parametrize("how", ["link", "storage", "virtual"])
+def test_no_other_file_is_read(tmp_path: Path, how: str) -> None:
+    """HDF5 may name other files to take values from, wherever they lie."""
+    other, path = tmp_path / "private" / "other.h5", tmp_path / "a.h5"
+    other.parent.mkdir()
+    write_clam(other, [[0, 0], [8, 8]], size_px=8, level=0)
+    with h5py.File(path, "w") as file:
+        if how == "link":
+            file["coords"] = h5py.ExternalLink(str(other), "/coords")
+        elif how == "storage":
+            file.create_dataset("coords", shape=(4, 2), dtype="u1", external=[(str(other), 0, 8)])
+        else:
+            layout = h5py.VirtualLayout(shape=(2, 2), dtype="i8")
+            layout[...] = h5py.VirtualSource(str(other), "coords", shape=(2, 2))
+            file.create_virtual_dataset("coords", layout)
+        if how != "link":
+            file["coords"].attrs["patch_size"], file["coords"].attrs["patch_level"] = 8, 0
+    with pytest.raises(AnnotationError, match="its dataset 'coords' lies in another file; copy both into one"):
+        read_coordinates(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.h5")
+    with pytest.raises(AnnotationError, match=r"a\.h5': is no file; check the path"):
         read_coordinates(tmp_path / "a.h5")

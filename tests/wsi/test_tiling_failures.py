@@ -64,6 +64,28 @@ class TestFailures:
             tile(path, tmp_path / "out", request_for(size_px=128))
         assert list((tmp_path / "out").iterdir()) == []
 
+    @pytest.mark.parametrize("how", ["replaced", "written to", "removed"])
+    def test_a_slide_that_changes_while_it_is_read_leaves_no_store(
+        self, tmp_path: Path, flat_slide: Path, how: str
+    ) -> None:
+        """Else pixels of one file would be kept as those of another."""
+        path, other = tmp_path / "s.tif", tmp_path / "other.tif"
+        for copy in (path, other):
+            copy.write_bytes(flat_slide.read_bytes())
+
+        def change(_room: object) -> None:
+            if how == "replaced":
+                other.replace(path)
+            elif how == "written to":
+                os.utime(path, ns=(0, 1))  # whatever was written where
+            else:
+                path.unlink()
+
+        job = SlideJob(path, "s", slide_mpp=0.5)
+        with pytest.raises(SlideReadError, match=r"was changed while it was read; tile it again|is gone \("):
+            tile_slide(job, tmp_path / "out", request_for(size_px=100, mpp=0.5), threads=2, tell_room=change)
+        assert list((tmp_path / "out").iterdir()) == []
+
     def test_an_output_that_cannot_be_made(self, tmp_path: Path, flat_slide: Path) -> None:
         (tmp_path / "out").write_text("a file")
         with pytest.raises(StoreError, match=r"cannot be written \(.*\); choose another --out$"):

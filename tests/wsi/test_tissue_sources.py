@@ -1,6 +1,8 @@
 """The user's own tissue, painted or outlined; detectors on ink, lines, dust, and on grey, tinted and pale slides."""
 
 import json
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +246,14 @@ class TestOwnMask:
         (tmp_path / "bad.geojson").write_text("{")
         with pytest.raises(AnnotationError, match="is not GeoJSON"):
             self.find(tmp_path / "bad.geojson")
+
+    def test_a_picture_that_fills_the_memory_is_refused_before_it_is_decoded(self, tmp_path: Path) -> None:
+        """8 GiB in 8 MB, of which the head is enough: 16 bits, red, green, blue and alpha."""
+        head = b"IHDR" + struct.pack(">IIBBBBB", 32_768, 32_768, 16, 6, 0, 0, 0)
+        data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+        (tmp_path / "bomb.png").write_bytes(data)
+        with pytest.raises(TissueError, match="has more pixels than a mask needs; save it at some 8 um a pixel, grey"):
+            self.find(tmp_path / "bomb.png")
 
     def test_detectors_need_no_file_and_a_store_never_holds_a_path(self, tmp_path: Path) -> None:
         assert mask_file(TissueSpec(), "s") is None
