@@ -1,6 +1,6 @@
 """The step `tile` as plain functions: the command and the recipe runner both call these."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any
 
 from simtriplet.pipelines.batch import SLIDE_TIMEOUT_S, estimate_batch_room, tile_batch
 from simtriplet.pipelines.console import Part, print_table, progress_bar, say
-from simtriplet.pipelines.tile_summary import Outcome, SummaryRow, read_summary, write_summary
+from simtriplet.pipelines.tile_summary import Outcome, begin_summary, read_summary, write_summary
 from simtriplet.wsi.disk_room import why_not_written
 from simtriplet.wsi.errors import SettingsError, StoreError
 from simtriplet.wsi.settings import to_toml
@@ -80,16 +80,15 @@ def tile_slides(
         workers: processes on this machine.
         scheduler: address of a running Dask scheduler, instead.
         slide_timeout_s: a slide that takes longer has failed; None waits for ever.
-        retry_failed: take only the slides that an earlier run's summary lists as failed, and keep its other lines.
+        retry_failed: take only the slides that an earlier run's summary lists as failed.
         quiet: show no progress.
 
     Raises:
         SimTripletError: if nothing can be tiled at all; the failure of one slide is an outcome.
     """
     _check_names(request)
-    others: Mapping[str, SummaryRow] = {}
     if retry_failed:
-        jobs, others = _failed_before(jobs, out / SUMMARY_NAME)
+        jobs = _failed_before(jobs, out / SUMMARY_NAME)
         if not jobs:
             return []
     make_folder(out)
@@ -98,6 +97,8 @@ def tile_slides(
         _tell_batch_room(jobs, out, request, existing)
     # as a store does, it names the user's own masks without their folder
     write_settings(out / "tile.toml", replace(request, tissue=TissueSpec(**request.tissue.describe())))
+    if not retry_failed:
+        begin_summary(out / SUMMARY_NAME, [job.slide_id for job in jobs])
     outcomes: list[Outcome] = []
     with progress_bar("tile", "tiles", quiet=quiet, parts="slides") as tick:
         done: dict[str, tuple[int, int]] = {}
@@ -124,14 +125,14 @@ def tile_slides(
                 outcomes.append(outcome)
                 n_tiles = outcome.summary.n_tiles if outcome.summary is not None else 0
                 done[outcome.slide_id] = n_tiles, n_tiles
-                write_summary(out / SUMMARY_NAME, outcomes, others=others)
+                write_summary(out / SUMMARY_NAME, outcomes)
     if len(outcomes) > 1 or outcomes[0].summary is not None:  # the failure of a single slide is the command's own error
         print_table("tiling", TILE_COLUMNS, [_tile_row(outcome) for outcome in outcomes])
     return outcomes
 
 
-def _failed_before(jobs: Sequence[SlideJob], summary: Path) -> tuple[list[SlideJob], dict[str, SummaryRow]]:
-    """Return the slides that failed in an earlier run, and the lines of the others."""
+def _failed_before(jobs: Sequence[SlideJob], summary: Path) -> list[SlideJob]:
+    """Return the slides that failed in an earlier run."""
     rows = read_summary(summary)
     unknown = [job.slide_id for job in jobs if job.slide_id not in rows]
     if unknown:  # as after a kill: they did not fail, and were not tiled either
@@ -139,15 +140,10 @@ def _failed_before(jobs: Sequence[SlideJob], summary: Path) -> tuple[list[SlideJ
             f"summary '{summary}': lacks {len(unknown)} of the {len(jobs)} slides given, {unknown[0]!r} for instance; tile with "
             "--existing skip, which takes these and those that failed"
         )
-    failed = {slide_id for slide_id, row in rows.items() if row["status"] == "failed"}
-    again = [job for job in jobs if job.slide_id in failed]
-    if failed and not again:
-        raise SettingsError(
-            f"summary '{summary}': none of its {len(failed)} failed slides is among the {len(jobs)} given; pass the same slides"
-        )
-    count = f"{len(again)} of {len(rows)} slides" if again else "none"
+    again = [job for job in jobs if rows[job.slide_id]["status"] == "failed"]
+    count = f"{len(again)} of {len(jobs)} slides" if again else "none"
     say(f"{count} of the earlier run failed; " + ("tiling those again" if again else "nothing to do"))
-    return again, rows
+    return again
 
 
 def _check_names(request: TileRequest) -> None:

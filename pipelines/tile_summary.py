@@ -9,9 +9,9 @@ from pathlib import Path
 from simtriplet.wsi.disk_room import why_not_written
 from simtriplet.wsi.errors import SettingsError, StoreError
 from simtriplet.wsi.tiling import TilingSummary
-from simtriplet.wsi.whole_file import write_whole
+from simtriplet.wsi.whole_file import rewrite_whole
 
-__all__ = ["Outcome", "SummaryRow", "read_summary", "write_summary"]
+__all__ = ["Outcome", "SummaryRow", "begin_summary", "read_summary", "write_summary"]
 
 SUMMARY_COLUMNS = ("slide_id", "status", "tiles", "labelled", "mpp", "reader", "seconds", "megabytes", "reason")
 SummaryRow = dict[str, str]
@@ -31,27 +31,54 @@ class Outcome:
         return self.summary.status if self.summary is not None else "failed"
 
 
-def write_summary(path: Path, outcomes: Sequence[Outcome], *, others: Mapping[str, SummaryRow] | None = None) -> None:
-    """Write the run summary as CSV, one row a slide, atomically.
-
-    Args:
-        path: the file.
-        outcomes: of this run.
-        others: rows of an earlier run by slide id, for the slides that this one does not touch.
+def begin_summary(path: Path, slide_ids: Sequence[str]) -> None:
+    """Take the lines of slides that are to be tiled out of an earlier run's summary: after a kill they tell what was not reached.
 
     Raises:
         StoreError: if the disk is full or fails; the summary of before stays.
     """
-    rows = {**(others or {}), **{outcome.slide_id: _row(outcome) for outcome in outcomes}}
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, SUMMARY_COLUMNS)
-    writer.writeheader()
-    writer.writerows(rows[slide_id] for slide_id in sorted(rows))
-    data = text.getvalue().encode()
+    if path.exists():
+        _merge(path, dict.fromkeys(slide_ids))
+
+
+def write_summary(path: Path, outcomes: Sequence[Outcome]) -> None:
+    """Write the lines of a run's slides into the summary, a CSV file with a row a slide, in one step.
+
+    The lines of other slides stay: an earlier run's, and those of a run that shares the folder at the same time.
+
+    Args:
+        path: the file.
+        outcomes: of this run.
+
+    Raises:
+        StoreError: if the disk is full or fails; the summary of before stays.
+    """
+    _merge(path, {outcome.slide_id: _row(outcome) for outcome in outcomes})
+
+
+def _merge(path: Path, changes: Mapping[str, SummaryRow | None]) -> None:
+    """Put rows in the places of those of the same slides; None takes a row out."""
+    n_bytes = 0
+
+    def merged() -> bytes:
+        nonlocal n_bytes
+        try:
+            rows: dict[str, SummaryRow | None] = {**read_summary(path)}
+        except SettingsError:  # none yet, or one that tells nothing any more
+            rows = {}
+        rows |= changes
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, SUMMARY_COLUMNS)
+        writer.writeheader()
+        writer.writerows(row for _, row in sorted(rows.items()) if row is not None)
+        data = text.getvalue().encode()
+        n_bytes = len(data)
+        return data
+
     try:
-        write_whole(path, data)
+        rewrite_whole(path, merged)
     except OSError as error:
-        why = why_not_written(error, path.parent, needed=len(data))
+        why = why_not_written(error, path.parent, needed=n_bytes)
         raise StoreError(f"summary '{path}': cannot be written ({why}); free space, or choose another --out") from error
 
 

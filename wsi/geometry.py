@@ -19,6 +19,9 @@ __all__ = ["TilePlan", "TilingSpec", "centred_level_xy", "morton_order", "plan_c
 
 EdgePolicy = Literal["inside", "pad"]
 
+MAX_READ_PX = 16_384
+"""Side of the window that a tile is averaged from; 805 MB of pixels."""
+
 
 @dataclass(frozen=True, slots=True)
 class TilingSpec:
@@ -130,7 +133,7 @@ def plan_tiles(info: SlideInfo, slide_mpp: float, spec: TilingSpec, *, slide_nam
 
     Raises:
         ResolutionError: if the slide is coarser than the wanted mpp and upsampling was not asked for.
-        SettingsError: if the level does not exist.
+        SettingsError: if the level does not exist, or a tile spans more than MAX_READ_PX of its pixels.
     """
     if spec.level is not None:
         if spec.level >= len(info.level_downsamples):
@@ -142,6 +145,11 @@ def plan_tiles(info: SlideInfo, slide_mpp: float, spec: TilingSpec, *, slide_nam
         level, scale = _level_for(info, slide_mpp, spec, slide_name)
     downsample = info.level_downsamples[level]
     read_px = math.ceil(round(spec.size_px * scale, 6))
+    if read_px > MAX_READ_PX:
+        raise SettingsError(
+            f"mpp {spec.mpp:g}: a tile of {spec.size_px} px would be read from {read_px} x {read_px} pixels of slide "
+            f"'{slide_name}', more than {MAX_READ_PX}; choose a finer mpp or smaller tiles"
+        )
     width, height = info.level_sizes[level]
     return TilePlan(
         level=level,

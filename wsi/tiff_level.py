@@ -13,7 +13,7 @@ from simtriplet.wsi.jpeg_decoding import decode_jpeg
 from simtriplet.wsi.openslide_reader import positive
 from simtriplet.wsi.slide import MAX_TILE_PX, Pixels, SlideInfo, level_downsamples
 
-__all__ = ["TiffLevel", "level_pages", "pyramid_info"]
+__all__ = ["TiffLevel", "level_pages", "pyramid_info", "refuse_lacking_tiles"]
 
 _COLOURS = {1: (1, 2), 5: (1, 2), 7: (1, 2, 6), 8: (1, 2), 32946: (1, 2), 33005: (2,)}
 """Which photometric interpretations (grey, RGB, YCbCr) decode to RGB, by compression: none, LZW, JPEG, deflate (two
@@ -45,12 +45,10 @@ class TiffLevel:
             raise ValueError(
                 f"native tiles of {self.tile_width} x {self.tile_height} pixels are larger than any scanner's"
             )
+        refuse_lacking_tiles(page)
         self.n_cols = -(-int(page.imagewidth) // self.tile_width)
-        n_tiles = self.n_cols * -(-int(page.imagelength) // self.tile_height)
         self.offsets = [int(offset) for offset in page.dataoffsets]
         self.sizes = [int(size) for size in page.databytecounts]
-        if min(len(self.offsets), len(self.sizes)) < n_tiles:
-            raise ValueError(f"{n_tiles} tiles announced, {len(self.offsets)} stored")
         self.jpegtables: bytes | None = page.jpegtables
         self.decode = cast(Decoder, page.decode)
         self.jpeg_colours = _jpeg_colours(page)
@@ -93,6 +91,18 @@ class TiffLevel:
         cells = xy // size
         fits = (xy % size == 0).all(axis=1) & (xy >= 0).all(axis=1) & (xy + size <= level_size).all(axis=1)
         return np.where(fits, cells[:, 1] * self.n_cols + cells[:, 0], -1)
+
+
+def refuse_lacking_tiles(page: Any) -> None:
+    """Compare the tiles that a tiled page announces with those that it stores.
+
+    Raises:
+        ValueError: if fewer are stored; OpenSlide takes the others for white.
+    """
+    n_tiles = -(-int(page.imagewidth) // int(page.tilewidth)) * -(-int(page.imagelength) // int(page.tilelength))
+    n_stored = min(len(page.dataoffsets), len(page.databytecounts))
+    if n_stored < n_tiles:
+        raise ValueError(f"{n_tiles} tiles announced, {n_stored} stored")
 
 
 def _jpeg_colours(page: Any) -> tuple[int | None, int | str | None] | None:

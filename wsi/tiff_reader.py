@@ -18,7 +18,7 @@ from simtriplet.wsi.native_tile_cache import NativeTileCache
 from simtriplet.wsi.openslide_reader import OpenSlideReader
 from simtriplet.wsi.slide import Pixels
 from simtriplet.wsi.tiff_directory import refuse_truncated
-from simtriplet.wsi.tiff_level import TiffLevel, level_pages, pyramid_info
+from simtriplet.wsi.tiff_level import TiffLevel, level_pages, pyramid_info, refuse_lacking_tiles
 from simtriplet.wsi.window import WindowReader
 
 __all__ = ["TiffReader"]
@@ -52,6 +52,7 @@ class TiffReader(WindowReader):
             with tifffile.TiffFile(path) as tiff:
                 levels = level_pages(tiff)
                 if not levels:
+                    _refuse_lacking(path, tiff)  # another reader would not notice
                     raise SlideOpenError(f"slide '{path}': has no tiled 8-bit level of a known compression")
                 self._levels = _tiff_levels(path, levels)
                 self.info = pyramid_info(vendor, levels)
@@ -219,7 +220,21 @@ def _tiff_levels(path: Path, pages: list[Any]) -> list[TiffLevel]:
     try:
         return [TiffLevel(page) for page in pages]
     except ValueError as error:  # which OpenSlide would fill with white, or give up its process for
-        raise SlideDamagedError(f"slide '{path}': {error}; the file is damaged, copy it again") from error
+        raise _damaged(path, error) from error
+
+
+def _refuse_lacking(path: Path, tiff: tifffile.TiffFile) -> None:
+    """Refuse a file whose pages, of whatever layout, lack tiles."""
+    try:
+        for page in tiff.pages:
+            if isinstance(page, tifffile.TiffPage) and page.is_tiled:
+                refuse_lacking_tiles(page)
+    except ValueError as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: ValueError) -> SlideDamagedError:
+    return SlideDamagedError(f"slide '{path}': {error}; the file is damaged, copy it again")
 
 
 class _NativeTile(threading.local):

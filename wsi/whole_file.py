@@ -3,9 +3,10 @@
 import contextlib
 import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["write_whole"]
+__all__ = ["rewrite_whole", "write_whole"]
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -18,12 +19,25 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         OSError: if the disk is full or fails; a file of that name stays as it was.
     """
+    rewrite_whole(path, lambda: data)
+
+
+def rewrite_whole(path: Path, make: Callable[[], bytes]) -> None:
+    """Write a file as `write_whole` does; what `make` reads of the old one, no other process changes before it is replaced.
+
+    Args:
+        path: its folder exists.
+        make: returns all of the file.
+
+    Raises:
+        OSError: if the disk is full or fails; a file of that name stays as it was.
+    """
     partial = path.with_name(path.name + ".partial")
     file = _open_alone(partial)
     try:
         os.ftruncate(file, 0)  # what a killed process left
         with open(file, "wb", closefd=False) as stream:
-            stream.write(data)
+            stream.write(make())
         os.replace(partial, path)
     except OSError:
         with contextlib.suppress(OSError):

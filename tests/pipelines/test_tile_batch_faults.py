@@ -153,6 +153,29 @@ def test_another_try_does_not_pass_over_what_a_killed_run_never_reached(
     assert "tile-summary.csv': lacks 1 of the 2 slides given, 'second' for instance; tile with --existing skip" in line
 
 
+def test_two_runs_of_one_folder_share_its_summary_and_a_killed_third_tells_what_it_did_not_reach(
+    program: Run, failure: Failure, slide: Path, tmp_path: Path, faulty: tuple[str, str]
+) -> None:
+    out = tmp_path / "out"
+    folders = [copies(slide, tmp_path / name, *(f"{name}{number}" for number in range(4))) for name in "ab"]
+    commands = [
+        [sys.executable, "-m", "simtriplet.pipelines", "tile", str(folder), "--out", str(out), *map(str, TILING)]
+        for folder in folders
+    ]
+    for process in [subprocess.Popen(command, stdout=subprocess.DEVNULL) for command in commands]:
+        assert process.wait(timeout=120) == 0
+    assert {name: row["status"] for name, row in summary(out).items()} == dict.fromkeys(
+        [f"{name}{number}" for name in "ab" for number in range(4)], "ok"
+    )
+    shutil.copy(slide, folders[0] / "hangs.svs")
+    process = subprocess.Popen([*commands[0], "--existing", "replace", *faulty], stdout=subprocess.DEVNULL)
+    wait_for(lambda: (out / "hangs.tiles.zarr.partial").exists() and len(summary(out)) == 8)
+    process.kill()
+    process.wait()
+    line = failure(program("tile", folders[0], "--out", out, *TILING, "--retry-failed", status=1))
+    assert "lacks 1 of the 5 slides given, 'hangs' for instance" in line
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_readers_that_hang_or_die_are_listed(

@@ -253,3 +253,10 @@ def test_morton_order_walks_quadrant_by_quadrant() -> None:
     assert list(zip(row[order][:8].tolist(), col[order][:8].tolist(), strict=True)) == [
         (0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (0, 3), (1, 2), (1, 3),
     ]  # fmt: skip
+
+
+def test_a_tile_of_a_whole_slide_is_refused_before_its_pixels_take_the_memory() -> None:
+    info = make_info(40_000, 30_000, (1.0, 4.0))
+    assert plan(info, TilingSpec(mpp=64.0, size_px=256)).read_px == 16_384
+    with pytest.raises(SettingsError, match=r"mpp 64\.1: a tile of 256 px would be read from 16410 x 16410 pixels"):
+        plan(info, TilingSpec(mpp=64.1, size_px=256))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import openslide
 import pytest
 import tifffile
 from hypothesis import HealthCheck, given, settings
@@ -207,6 +208,19 @@ class TestRefusals:
         tifffile.imwrite(path, pixels, photometric=photometric, metadata=None, **options)
         refusal(path, "tiff")
         assert reason in refusal(path, "tiffslide")
+
+    def test_a_lying_height_is_not_left_to_a_reader_that_takes_it(
+        self, tmp_path: Path, picture: Any, write_slide: Writer
+    ) -> None:
+        """With colours that this program leaves to OpenSlide, which takes tiles that are not there for white."""
+        path = write_slide(tmp_path / "a.tif", picture(256, 128), tile=64)
+        with tifffile.TiffFile(path, mode="r+b") as tiff:
+            tags = tiff.pages[0].tags
+            tags["PhotometricInterpretation"].overwrite(9)
+            tags["ImageLength"].overwrite(60_000)
+        with openslide.OpenSlide(path) as lenient:
+            assert lenient.dimensions == (256, 60_000)
+        assert "3752 tiles announced, 8 stored; the file is damaged" in refusal(path)
 
     @pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
     @pytest.mark.parametrize("reader", ["auto", *ALL])
