@@ -3,7 +3,8 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from simtriplet.wsi.errors import TrainingError
 
 __all__ = ["RunRecords"]
 
-_LINE_BYTES = 1000
+_REPORT_BYTES = 2000
 
 
 class RunRecords:
@@ -38,7 +39,8 @@ class RunRecords:
     def __init__(self, folder: RunFolder, *, writes: bool, tensorboard: Switch, after_step: int) -> None:
         self.folder = folder
         self.writes = writes
-        self.events = open_event_log(tensorboard, folder.events, after_step=after_step) if writes else None
+        with self._told():
+            self.events = open_event_log(tensorboard, folder.events, after_step=after_step) if writes else None
 
     def add_step(self, report: StepReport) -> None:
         """Write a line of metrics.jsonl."""
@@ -54,21 +56,21 @@ class RunRecords:
         if not self.writes:
             return
         finite = _without_infinities(values)
-        try:
+        with self._told():
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(finite) + "\n")
-        except OSError as error:
-            why = why_not_written(error, path.parent, needed=_LINE_BYTES)
-            raise TrainingError(
-                f"run folder '{path.parent}': cannot be written ({why}); mend that and resume"
-            ) from error
-        if self.events is not None:
-            self.events.add(group, int(values["step"]), finite)
+            if self.events is not None:
+                self.events.add(group, int(values["step"]), finite)
 
-    def close(self) -> None:
-        """Write what TensorBoard's writer still holds."""
-        if self.events is not None:
-            self.events.close()
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            why = why_not_written(error, self.folder.path, needed=_REPORT_BYTES)
+            raise TrainingError(
+                f"run folder '{self.folder.path}': cannot be written ({why}); mend that and resume"
+            ) from error
 
 
 def _without_infinities(value: Any) -> Any:

@@ -1,8 +1,9 @@
 """Events for TensorBoard beside the plain lines of metrics.jsonl; the package tensorboard is optional."""
 
 import importlib.util
-import logging
-from collections.abc import Mapping
+import io
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +12,57 @@ from simtriplet.wsi.errors import MissingDependencyError
 
 __all__ = ["EventLog", "open_event_log"]
 
-logger = logging.getLogger(__name__)
-
 
 class EventLog:
-    """Write numbers as TensorBoard scalars.
+    """Write numbers as TensorBoard scalars, whole reports at a time.
+
+    torch's SummaryWriter writes from a thread of its own: a full disk is a traceback of that thread, and files appear in a folder
+    that is being removed.
 
     Args:
-        folder: for the event files.
+        folder: for the event files; made where it is missing.
         after_step: steps that count; events of later ones, which a killed run left, are hidden.
+
+    Raises:
+        OSError: if the folder cannot be written, here and from `add`.
     """
 
     def __init__(self, folder: Path, *, after_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-        self._writer: Any = SummaryWriter(str(folder), purge_step=after_step + 1)
+        folder.mkdir(parents=True, exist_ok=True)
+        seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+        self.path = (
+            folder / f"events.out.tfevents.{seconds:010d}.{nanoseconds:09d}"
+        )  # TensorBoard reads them in this order
+        start = SessionLog(status=SessionLog.START)
+        self._append(Event(file_version="brain.Event:2"), Event(step=after_step + 1, session_log=start))
 
     def add(self, group: str, step: int, values: Mapping[str, Any]) -> None:
         """Write the numbers among `values`, those of nested mappings as `group/outer/inner`."""
-        for name, value in values.items():
-            if isinstance(value, Mapping):
-                self.add(f"{group}/{name}", step, value)
-            elif isinstance(value, int | float) and name != "step":
-                self._writer.add_scalar(f"{group}/{name}", value, step)
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
 
-    def close(self) -> None:
-        """Write what is left."""
-        self._writer.close()
+        scalars = [Summary.Value(tag=tag, simple_value=number) for tag, number in _numbers(group, values)]
+        self._append(Event(step=step, summary=Summary(value=scalars)))
+
+    def _append(self, *events: Any) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        records = io.BytesIO()
+        for event in events:
+            event.wall_time = time.time()
+            RecordWriter(records).write(event.SerializeToString())
+        with self.path.open("ab") as file:
+            file.write(records.getvalue())
+
+
+def _numbers(group: str, values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(f"{group}/{name}", value)
+        elif isinstance(value, int | float) and name != "step":
+            yield f"{group}/{name}", value
 
 
 def open_event_log(choice: Switch, folder: Path, *, after_step: int) -> EventLog | None:
@@ -45,6 +70,7 @@ def open_event_log(choice: Switch, folder: Path, *, after_step: int) -> EventLog
 
     Raises:
         MissingDependencyError: if "on" is asked for and the package tensorboard is missing.
+        OSError: if the folder cannot be written.
     """
     installed = importlib.util.find_spec("tensorboard") is not None
     if choice == "on" and not installed:

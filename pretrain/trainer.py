@@ -113,7 +113,7 @@ class _Run(RunParts):
         logger.info("%s, %s on %s x %d", sizes, self.place.precision, self.device, self.world.size)
         self.model.train()
         self.log.start_clock()
-        with DeferredInterrupt() as interrupt, closing(self.records):
+        with DeferredInterrupt() as interrupt:
             try:
                 reason = self._take_steps(interrupt, progress)
             except KeyboardInterrupt:  # the second, impatient one, or the caller's own

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ import torch
 
 from simtriplet.pretrain.encoder import load_encoder
 from simtriplet.pretrain.rank import effective_rank
+from simtriplet.pretrain.tensorboard_log import EventLog
 from simtriplet.pretrain.trainer import pretrain
-from simtriplet.wsi.errors import MissingDependencyError
+from simtriplet.wsi.errors import MissingDependencyError, TrainingError
 
 HAS_TENSORBOARD = importlib.util.find_spec("tensorboard") is not None
 
@@ -126,3 +129,43 @@ def test_events_hold_what_the_lines_say(store_factory, make_settings, tmp_path):
     assert events.Scalars("monitor/feature_rank")[0].value == pytest.approx(monitor_of(out)[-1]["feature_rank"])
     off = pretrain([store_factory("b")], make_settings("run.tensorboard=off"), tmp_path / "off").out
     assert not (off / "tensorboard").exists()
+
+
+@pytest.mark.skipif(not HAS_TENSORBOARD, reason="needs tensorboard")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_events_after_the_checkpoint_are_hidden_when_a_run_goes_on(store_factory, make_settings, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = EventLog(tmp_path / "events", after_step=0)
+    for step in (1, 2, 3, 4):
+        log.add("train", step, {"step": step, "loss": -0.1 * step, "terms": {"inter": 1.0}, "note": "no number"})
+    again = EventLog(tmp_path / "events", after_step=2)
+    again.add("train", 3, {"loss": -5.0})
+    events = EventAccumulator(str(tmp_path / "events"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [
+        (1, pytest.approx(-0.1)),
+        (2, pytest.approx(-0.2)),
+        (3, pytest.approx(-5.0)),
+    ]
+    assert events.Tags()["scalars"] == ["train/loss", "train/terms/inter"]
+
+
+@pytest.mark.skipif(not HAS_TENSORBOARD, reason="needs tensorboard")
+def test_events_that_cannot_be_written_end_a_run_in_one_line(store_factory, make_settings, tmp_path):
+    """Before training, where a file stands in their way, and in the middle, where their folder goes; no thread is left."""
+    run, settings = tmp_path / "run", make_settings("run.tensorboard=on", "run.log_every_steps=1")
+    run.mkdir()
+    (run / "tensorboard").write_text("")
+    n_threads = threading.active_count()
+    with pytest.raises(TrainingError, match=r"run folder '.*run': cannot be written \(File exists\)"):
+        pretrain([store_factory()], settings, run)
+    (run / "tensorboard").unlink()
+
+    def take_away(report):
+        shutil.rmtree(run / "tensorboard")
+
+    with pytest.raises(TrainingError, match=r"cannot be written \(No such file or directory\); mend that and resume"):
+        pretrain([store_factory("b")], settings, run, progress=take_away)
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
+    assert threading.active_count() == n_threads
