@@ -18,7 +18,7 @@ p { margin: 0 0 10px; }
 .quiet { color: var(--quiet); }
 .small { font-size: .875rem; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 20px 22px; margin-top: 20px; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(250px, 1fr)); gap: 16px; margin-top: 20px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); gap: 16px; margin-top: 20px; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 16px 20px; }
 .card .value { font-size: 2.3rem; font-weight: 650; line-height: 1.15; font-variant-numeric: tabular-nums; }
 .scale { position: relative; height: 26px; margin: 12px 0 2px; }

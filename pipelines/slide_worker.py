@@ -9,12 +9,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
 from typing import Any, Protocol, Self
 
+from simtriplet.pipelines.stop_signals import fall_silent
 from simtriplet.wsi.tile_request import SlideJob
 
 __all__ = ["SlideTask", "SlideWorker", "Tell", "serve"]
@@ -65,12 +67,8 @@ class SlideWorker:
         """Start one from this process in milliseconds, with all that is imported or registered here."""
         here, there = Pipe()
         process = get_context("fork").Process(target=_serve_forked, args=(here, there, os.getpid()), daemon=True)
-        # Python throws away what a handler raises in the functions that it runs around a fork
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
-        try:
+        with _holding_stops_back():
             process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         there.close()
 
         def wait(seconds: float) -> int | None:
@@ -135,6 +133,30 @@ class SlideWorker:
         self.connection.close()
 
 
+@contextlib.contextmanager
+def _holding_stops_back() -> Iterator[None]:
+    """Let a stop signal count after a fork: Python throws away what its handler raises in the functions that run around one.
+
+    The mask holds it back from this thread, and in the child until that heeds it; the handlers note it where the system gave it
+    to one of the threads of a library.
+    """
+    noted: list[int] = []
+    may_handle = threading.current_thread() is threading.main_thread()
+    heeded = (
+        [number for number in _STOPS if signal.getsignal(number) not in (signal.SIG_IGN, None)] if may_handle else []
+    )
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    handlers = {number: signal.signal(number, lambda number, _: noted.append(number)) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if noted:
+            signal.raise_signal(noted[0])
+
+
 def serve(connection: Connection, parent: int) -> None:
     """Work on slides until the pipe ends.
 
@@ -163,6 +185,7 @@ def _serve_forked(theirs: Connection, connection: Connection, parent: int) -> No
 
 
 def _end(*_: object) -> None:
+    fall_silent()
     raise SystemExit(128 + signal.SIGTERM)
 
 

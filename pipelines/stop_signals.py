@@ -4,11 +4,13 @@ import _thread
 import contextlib
 import os
 import signal
+import sys
 import time
+import warnings
 from types import FrameType
 from typing import Any, NoReturn
 
-__all__ = ["SAME_COMMAND", "STOP", "StopSignals"]
+__all__ = ["SAME_COMMAND", "STOP", "StopSignals", "fall_silent"]
 
 SAME_COMMAND = "run the same command again to go on"
 
@@ -70,6 +72,7 @@ class StopSignals:
             if self.importing:
                 self._end_now()
             _thread.start_new_thread(self._end_in_time, ())  # threading's own locks may be held by whom the signal met
+            fall_silent()
             raise KeyboardInterrupt
         if now - self._came_at >= _PATIENCE_S:
             signal.signal(number, signal.SIG_DFL)
@@ -90,6 +93,12 @@ class StopSignals:
         line = f"\nError: {_WORDS[signal.Signals(self.number)]}; {self.go_on}\n"  # behind the terminal's ^C
         with contextlib.suppress(OSError):
             os.write(2, line.encode())
+
+
+def fall_silent() -> None:
+    """Keep what a signal tore out of its making, such as zarr's event loop, from showing a traceback as it is thrown away."""
+    sys.unraisablehook = lambda _: None
+    warnings.simplefilter("ignore")
 
 
 STOP = StopSignals(SAME_COMMAND)

@@ -1,5 +1,6 @@
 """Ctrl-C at moments at which Python itself would lose it, and what it says of how to go on."""
 
+import os
 import subprocess
 import sys
 
@@ -9,18 +10,68 @@ import pytest
 from simtriplet.pipelines import cli
 
 FORK = """
-import os, signal, sys
+import os, signal, sys, threading, time
 from simtriplet.pipelines.slide_worker import SlideWorker
-os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGINT))
+ready = threading.Event()
+if sys.argv[1] == "a thread that takes signals":  # as those of BLAS do
+    threading.Thread(target=lambda: (ready.set(), time.sleep(60)), daemon=True).start()
+    ready.wait()
+def press():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.1)
+os.register_at_fork(before=press)
 try:
     SlideWorker.forked()
 except KeyboardInterrupt:
     sys.exit(7)
 """
 
+HALF_MADE = """
+import os, signal, sys
+from multiprocessing import Pipe
+from simtriplet.pipelines import slide_worker
+from simtriplet.pipelines.stop_signals import STOP
 
-def test_a_signal_during_a_fork_is_heard() -> None:
-    ended = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, check=False, timeout=60)
+class Loop:
+    def __del__(self):
+        raise AttributeError("not all of it is there")
+
+async def never():
+    pass
+
+def make(*_):
+    loop, waiting = Loop(), never()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+if sys.argv[1] == "program":
+    STOP.heed()
+    try:
+        make()
+    except KeyboardInterrupt:
+        STOP.end()
+else:
+    here, there = Pipe()
+    here.send((make, None))
+    slide_worker.serve(there, os.getppid())
+"""
+
+
+@pytest.mark.parametrize(
+    ("process", "said"), [("program", "\nError: terminated; run the same command again to go on\n"), ("worker", "")]
+)
+def test_what_a_signal_tore_out_of_its_making_shows_no_traceback(process: str, said: str) -> None:
+    words = [sys.executable, "-W", "error", "-c", HALF_MADE, process]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stderr) == (143, said)
+
+
+@pytest.mark.parametrize("threads", ["one thread", "a thread that takes signals"])
+def test_a_signal_during_a_fork_is_heard(threads: str) -> None:
+    """Whichever thread the system hands it to."""
+    words = [sys.executable, "-c", FORK, threads]
+    ended = subprocess.run(
+        words, capture_output=True, text=True, check=False, timeout=60, env=os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    )
     assert (ended.returncode, ended.stderr) == (7, "")
 
 
