@@ -13,7 +13,7 @@ from torch import Tensor
 from simtriplet.pretrain.neighbours import NeighbourDraw
 from simtriplet.pretrain.pair_weights import weigh_pairs
 from simtriplet.pretrain.tiles import TileNumbering
-from simtriplet.wsi.errors import TrainingError
+from simtriplet.wsi.errors import SettingsError, TrainingError
 from simtriplet.wsi.neighbour_graph import NeighbourGraph
 from simtriplet.wsi.store import TileStore
 
@@ -45,6 +45,7 @@ class Cohort:
         NeighbourError: if a store has no such index, or a stale one, or its pairs cannot be weighed.
         UnknownNameError: if there is no such pair weight.
         StoreError: if a store lacks what a pair weight needs.
+        SettingsError: if `exclude_patients` is one text.
     """
 
     def __init__(
@@ -56,6 +57,10 @@ class Cohort:
         pair_weights: Sequence[str] = (),
         similarity_features: str | None = None,
     ) -> None:
+        if isinstance(exclude_patients, str):  # whose letters are a collection too, and would leave out nobody
+            raise SettingsError(
+                f"exclude_patients {exclude_patients!r}: must be several patients; pass [{exclude_patients!r}]"
+            )
         kept = [store for store in stores if store.patient_id not in exclude_patients]
         unknown = sorted(set(exclude_patients) - {store.patient_id for store in stores})
         if unknown:

@@ -1,6 +1,7 @@
 """The dataset for other people's loops: the same tiles and neighbours as the trainer's, in any kind of worker."""
 
 import pickle
+import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -8,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 from torchvision.transforms import v2
 
 from simtriplet.pretrain import Triplet, TripletDataset
-from simtriplet.wsi.errors import NeighbourError, TrainingError
+from simtriplet.wsi.errors import NeighbourError, SettingsError, StoreError, TrainingError
 from simtriplet.wsi.store import TileStore
 
 StoreFactory = Callable[..., TileStore]
@@ -90,6 +91,81 @@ def test_a_plain_dataloader_with_workers_collates_batches(store_factory: StoreFa
     first = torch.cat([batch.first for batch in batches])
     assert first.dtype == torch.float32
     assert np.array_equal((first * 255).round().byte().permute(0, 2, 3, 1).numpy(), all_tiles(store))
+
+
+@pytest.mark.parametrize(("context", "persistent"), [("fork", False), ("fork", True), ("forkserver", True)])
+def test_several_workers_draw_differently_and_a_seed_repeats_them(
+    store_factory: StoreFactory, context: str, persistent: bool
+) -> None:
+    """Every batch asks for the middle tile of nine; the workers take turns."""
+    store = store_factory(rows=3, cols=3)
+
+    def draw() -> list[tuple[int, ...]]:
+        torch.manual_seed(3)
+        loader: DataLoader[Triplet] = DataLoader(
+            TripletDataset(store),
+            batch_sampler=[[4] * 12] * 4,
+            num_workers=2,
+            persistent_workers=persistent,
+            multiprocessing_context=context,
+        )
+        return [tuple(find(store, one) for one in batch.neighbour) for _ in range(2) for batch in loader]
+
+    drawn = draw()
+    assert len(set(drawn)) == 8, "two workers, or two epochs of one, draw alike"
+    assert drawn == draw()
+
+
+def test_processes_share_an_epoch_without_overlap(store_factory: StoreFactory) -> None:
+    """As DDP does it: a DistributedSampler a process, over the same numbering in each."""
+    store = store_factory()
+    seen: list[int] = []
+    for rank in range(2):
+        dataset = TripletDataset(store.path)
+        sampler = DistributedSampler(dataset, num_replicas=2, rank=rank, shuffle=True, seed=1)
+        for batch in DataLoader(dataset, batch_size=6, sampler=sampler):
+            seen += [find(store, first) for first in batch.first]
+    assert sorted(seen) == list(range(24))
+
+
+def test_the_samples_stay_the_same_when_a_store_comes_into_the_folder(store_factory: StoreFactory) -> None:
+    """A split by numbers would otherwise mix training and test in workers that open the folder later."""
+    first = store_factory("b", seed=1)
+    dataset = TripletDataset(first.path.parent)
+    store_factory("a", seed=2)
+    again = pickle.loads(pickle.dumps(dataset))
+    assert (len(again), again.slides) == (24, ("b",))
+    assert torch.equal(again[3].first, dataset[3].first)
+    sent = pickle.dumps(dataset)
+    shutil.rmtree(first.path)
+    store_factory("b", seed=1)
+    with pytest.raises(StoreError, match="'b': was tiled or indexed anew since the dataset was made"):
+        pickle.loads(sent)
+
+
+def test_each_sample_has_a_slide_and_a_patient(store_factory: StoreFactory) -> None:
+    keep = np.ones(24, bool)
+    keep[[1, 6, 7]] = False
+    store_factory("a", patient_id="p2", keep=keep)
+    store = store_factory("b", patient_id="p1", rows=2, cols=2)
+    dataset = TripletDataset(store.path.parent, isolated="drop")
+    assert dataset.slide_numbers.tolist() == [0] * 20 + [1] * 4
+    assert (dataset.slides, dataset.slide_patients, dataset.patients) == (("a", "b"), ("p2", "p1"), ("p1", "p2"))
+
+
+def test_options_that_would_silently_do_something_else_are_refused(store_factory: StoreFactory) -> None:
+    store = store_factory(patient_id="p1")
+    with pytest.raises(SettingsError, match=r"exclude_patients 'p1': must be several patients; pass \['p1'\]"):
+        TripletDataset(store, exclude_patients="p1")
+    with pytest.raises(SettingsError, match="'isolated' is 'dorp': must be 'self' or 'drop'"):
+        TripletDataset(store, isolated="dorp")  # type: ignore[arg-type]
+
+
+def test_a_transform_in_place_leaves_the_other_view_alone(store_factory: StoreFactory) -> None:
+    store = store_factory()
+    triplet = TripletDataset(store, transform=lambda tile: tile.add_(1))[5]
+    assert np.array_equal(as_tile(triplet.first), all_tiles(store)[5] + 1)
+    assert torch.equal(triplet.first, triplet.second)
 
 
 def test_neighbours_change_from_epoch_to_epoch_in_workers(store_factory: StoreFactory) -> None:
