@@ -6,7 +6,9 @@ serves cannot be framed, embedded or kept in the browser's cache.
 """
 
 import logging
+import os
 import secrets
+import select
 import socket
 import socketserver
 import sys
@@ -15,6 +17,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+from simtriplet.evaluate.peer_user import peer_uid
 from simtriplet.evaluate.slide_browser_routes import Answer, answer, failure
 from simtriplet.evaluate.slide_browser_slides import BrowsedSlides
 from simtriplet.wsi.errors import SettingsError
@@ -58,6 +61,7 @@ class BrowserServer(ThreadingHTTPServer):
 
     daemon_threads = True
     allow_reuse_address = True
+    request_queue_size = 128  # the parent's 5 lets a browser that pans quickly wait a second for its next connection
 
     def __init__(self, slides: BrowsedSlides, *, port: int = 0) -> None:
         self.slides = slides
@@ -78,7 +82,8 @@ class BrowserServer(ThreadingHTTPServer):
     def address_once(self) -> str:
         """Return an address that leads to the page once.
 
-        For the command line of a web browser, which every user of the machine can read while it runs.
+        For the command line of a web browser, which every user of the machine can read while it runs: another user who is
+        quicker than the web browser is told nothing, and uses nothing up.
         """
         self._once = secrets.token_urlsafe(16)
         return f"http://{_LOOPBACK}:{self.server_port}/{self._once}/"
@@ -132,11 +137,21 @@ class _Handler(BaseHTTPRequestHandler):
         except ValueError:
             return failure("no such address", HTTPStatus.NOT_FOUND)
         key, slash, path = asked.path.removeprefix("/").partition("/")
-        if slash and not path and self.server.redeem(key):
+        if slash and not path and self._is_own_user() and self.server.redeem(key):
             return Answer(HTTPStatus.SEE_OTHER, "text/plain; charset=utf-8", b"")
         if not slash or not secrets.compare_digest(key.encode(), self.server.key.encode()):
             return failure("open the address that the program printed, with its key", HTTPStatus.NOT_FOUND)
-        return answer(self.server.slides, path, asked.query)
+        return answer(self.server.slides, path, asked.query, is_wanted=self._is_there)
+
+    def _is_own_user(self) -> bool:
+        """Tell whether the program that asks is of who runs this one, or of root, as far as the system says."""
+        return peer_uid(self.connection) in (None, 0, os.getuid())
+
+    def _is_there(self) -> bool:
+        """Tell whether somebody still waits for the answer: a page that has moved on closes the connection."""
+        poll = select.poll()
+        poll.register(self.connection, select.POLLIN)
+        return not poll.poll(0) or len(self.connection.recv(1, socket.MSG_PEEK)) > 0
 
     def _refuse(self) -> None:
         self.close_connection = True  # a body, if there is one, is not read

@@ -22,7 +22,7 @@ class BoundedCache(Generic[Key, Value]):
     """Values by key, the least recently used dropped first; safe to use from several threads.
 
     Args:
-        max_bytes: what the values take together at most; a larger one is returned but not kept.
+        max_bytes: what the values take together at most; of larger ones the last alone is kept.
         measure: bytes of a value.
     """
 
@@ -57,7 +57,7 @@ class BoundedCache(Generic[Key, Value]):
             self._drop(key)
             self._values[key] = value
             self.held_bytes += self._measure(value)
-            while self.held_bytes > self.max_bytes:
+            while self.held_bytes > self.max_bytes and len(self._values) > 1:
                 self._drop(next(iter(self._values)))
 
     def _drop(self, key: Key) -> None:
@@ -66,10 +66,24 @@ class BoundedCache(Generic[Key, Value]):
 
 
 class _OpenSlide:
-    """A reader, and how many read with it at this moment."""
+    """A reader, once somebody has opened it, and how many read with it at this moment."""
 
-    def __init__(self, reader: SlideReader) -> None:
-        self.reader, self.users = reader, 0
+    def __init__(self, path: Path) -> None:
+        self.path, self.users = path, 0
+        self._reader: SlideReader | None = None
+        self._lock = threading.Lock()
+
+    def open(self) -> SlideReader:
+        """Return the reader; of several threads one opens the file and the others wait."""
+        with self._lock:
+            if self._reader is None:
+                self._reader = open_slide(self.path)
+            return self._reader
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._reader is not None:
+            self._reader.close()
 
 
 class OpenSlides:
@@ -108,28 +122,27 @@ class OpenSlides:
         return future.result()
 
     def _use(self, slide_id: str, task: Callable[[SlideReader], Value]) -> Value:
-        slide = self._acquire(slide_id)
+        slide, unused = self._acquire(slide_id)
         try:
-            return task(slide.reader)
+            for one in unused:
+                one.close()
+            return task(slide.open())
         finally:
             with self._lock:
                 slide.users -= 1
 
-    def _acquire(self, slide_id: str) -> _OpenSlide:
+    def _acquire(self, slide_id: str) -> tuple[_OpenSlide, list[_OpenSlide]]:
+        """Return a slide, which its first user opens, and those to close; files are not touched under the lock of all."""
         with self._lock:
-            slide = self._open.get(slide_id)
-            if slide is None:
-                slide = self._open[slide_id] = _OpenSlide(open_slide(self.files[slide_id]))
+            slide = self._open.setdefault(slide_id, _OpenSlide(self.files[slide_id]))
             self._open.move_to_end(slide_id)
             slide.users += 1
             idle = [key for key, one in self._open.items() if not one.users]
-            for key in idle[: max(0, len(self._open) - self.max_open)]:
-                self._open.pop(key).reader.close()
-            return slide
+            return slide, [self._open.pop(key) for key in idle[: max(0, len(self._open) - self.max_open)]]
 
     def close(self) -> None:
         """Wait for those that read, then close all slides."""
         self._pool.shutdown()
         for slide in self._open.values():
-            slide.reader.close()
+            slide.close()
         self._open.clear()

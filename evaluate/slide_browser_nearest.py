@@ -1,7 +1,8 @@
 """The tiles most like one tile by their features, over all opened slides, slide by slide."""
 
 import heapq
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,13 +13,19 @@ from simtriplet.evaluate.slide_browser_cache import BoundedCache
 from simtriplet.wsi.errors import EvaluationError, StoreError
 from simtriplet.wsi.store import TileStore
 
-__all__ = ["Among", "FoundTiles", "NearTile", "TileSearch"]
+__all__ = ["Among", "FoundTiles", "NearTile", "SearchAbandonedError", "TileSearch"]
 
 Among = Literal["all", "slides", "patients"]
 """Where to look: everywhere, on other slides, with other patients."""
 
 _CACHE_BYTES = 512 << 20
+_SEARCHES = 2
+"""At a time; each holds the features of a slide beside those that are kept."""
 _HASH = "encoder_hash"
+
+
+class SearchAbandonedError(Exception):
+    """Who asked is gone."""
 
 
 class NearTile(NamedTuple):
@@ -65,8 +72,18 @@ class TileSearch:
         self._features: BoundedCache[tuple[int, str], _Features] = BoundedCache(
             max_bytes, lambda value: value.unit.nbytes
         )
+        self._places = threading.Semaphore(_SEARCHES)
 
-    def find(self, slide: int, tile: int, *, name: str, k: int, among: Among = "all") -> FoundTiles:
+    def find(
+        self,
+        slide: int,
+        tile: int,
+        *,
+        name: str,
+        k: int,
+        among: Among = "all",
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> FoundTiles:
         """Return the k tiles nearest to a tile, which itself is left out.
 
         Args:
@@ -75,11 +92,19 @@ class TileSearch:
             name: of the features.
             k: how many.
             among: where to look.
+            is_wanted: asked before each slide; where it is not, the search ends.
 
         Raises:
+            SearchAbandonedError: if it is not wanted any more.
             StoreError: if the tile's slide has no such features.
             EvaluationError: if the tile's features are not finite.
         """
+        with self._places:
+            return self._find(slide, tile, name, k, among, is_wanted)
+
+    def _find(
+        self, slide: int, tile: int, name: str, k: int, among: Among, is_wanted: Callable[[], bool]
+    ) -> FoundTiles:
         asked = self._of(slide, name)
         query = asked.unit[tile]
         if not np.isfinite(query).all():
@@ -87,6 +112,8 @@ class TileSearch:
         nearest: list[tuple[float, int, int]] = []
         left_out: list[str] = []
         for number in self._searched(slide, among):
+            if not is_wanted():
+                raise SearchAbandonedError
             try:
                 other = self._of(number, name)
             except StoreError as error:

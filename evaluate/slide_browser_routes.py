@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple, cast, get_args
 from urllib.parse import parse_qs
 
-from simtriplet.evaluate.slide_browser_nearest import Among
+from simtriplet.evaluate.slide_browser_nearest import Among, SearchAbandonedError
 from simtriplet.evaluate.slide_browser_slides import BrowsedSlides
 from simtriplet.wsi.errors import NeighbourError, SimTripletError, StoreError
 
@@ -49,12 +49,18 @@ class Answer(NamedTuple):
     body: bytes
 
 
+class _Asked(NamedTuple):
+    slides: BrowsedSlides
+    numbers: tuple[int, ...]
+    query: Mapping[str, str]
+    is_wanted: Callable[[], bool]
+
+
 class _QueryError(Exception):
     """What stands behind the question mark is not understood."""
 
 
-Query = Mapping[str, str]
-Route = Callable[[BrowsedSlides, tuple[int, ...], Query], Answer]
+Route = Callable[[_Asked], Answer]
 
 
 def _json(value: object, status: HTTPStatus = HTTPStatus.OK) -> Answer:
@@ -74,17 +80,21 @@ def _jpeg(content: bytes) -> Answer:
     return Answer(HTTPStatus.OK, _JPEG, content)
 
 
-def _neighbours(slides: BrowsedSlides, numbers: tuple[int, ...], query: Query) -> Answer:
-    return _json(slides.neighbours(numbers[0], numbers[1], query.get("index", "spatial")))
+def _neighbours(asked: _Asked) -> Answer:
+    slide, tile = asked.numbers
+    return _json(asked.slides.neighbours(slide, tile, asked.query.get("index", "spatial")))
 
 
-def _nearest(slides: BrowsedSlides, numbers: tuple[int, ...], query: Query) -> Answer:
-    k, among, features = query.get("k", "12"), query.get("among", "all"), query.get("features", "")
+def _nearest(asked: _Asked) -> Answer:
+    slide, tile = asked.numbers
+    k, among, features = (asked.query.get(*pair) for pair in (("k", "12"), ("among", "all"), ("features", "")))
     if not re.fullmatch(r"[0-9]{1,3}", k) or not 1 <= int(k) <= _MAX_K:
         raise _QueryError(f"k {k!r}: must be 1 to {_MAX_K}")
     if among not in get_args(Among):
         raise _QueryError(f"among {among!r}: must be one of {', '.join(get_args(Among))}")
-    found = slides.nearest(numbers[0], numbers[1], features=features, k=int(k), among=cast(Among, among))
+    found = asked.slides.nearest(
+        slide, tile, features=features, k=int(k), among=cast(Among, among), is_wanted=asked.is_wanted
+    )
     return _json(found)
 
 
@@ -93,29 +103,27 @@ _SLIDE, _TILE = f"api/slides/{_NUMBER}", f"api/slides/{_NUMBER}/tiles/{_NUMBER}"
 _ROUTES: tuple[tuple[re.Pattern[str], Route], ...] = tuple(
     (re.compile(pattern), route)
     for pattern, route in (
-        ("api/slides", lambda slides, _, __: _json(slides.list_slides())),
-        (_SLIDE, lambda slides, at, _: _json(slides.describe(at[0]))),
-        (f"{_SLIDE}/tiles", lambda slides, at, _: _binary(slides.positions(at[0]))),
-        (f"{_SLIDE}/layers/{_NUMBER}", lambda slides, at, _: _binary(slides.layer_values(at[0], at[1]))),
-        (_TILE, lambda slides, at, _: _json(slides.tile(at[0], at[1]))),
+        ("api/slides", lambda asked: _json(asked.slides.list_slides())),
+        (_SLIDE, lambda asked: _json(asked.slides.describe(*asked.numbers))),
+        (f"{_SLIDE}/tiles", lambda asked: _binary(asked.slides.positions(*asked.numbers))),
+        (f"{_SLIDE}/layers/{_NUMBER}", lambda asked: _binary(asked.slides.layer_values(*asked.numbers))),
+        (_TILE, lambda asked: _json(asked.slides.tile(*asked.numbers))),
         (f"{_TILE}/neighbours", _neighbours),
         (f"{_TILE}/nearest", _nearest),
-        (f"{_TILE}/picture", lambda slides, at, _: _jpeg(slides.tile_picture(at[0], at[1]))),
-        (
-            f"{_SLIDE}/squares/{_NUMBER}/{_NUMBER}/{_NUMBER}",
-            lambda slides, at, _: _jpeg(slides.square(at[0], at[1], at[2], at[3])),
-        ),
+        (f"{_TILE}/picture", lambda asked: _jpeg(asked.slides.tile_picture(*asked.numbers))),
+        (f"{_SLIDE}/squares/{_NUMBER}/{_NUMBER}/{_NUMBER}", lambda asked: _jpeg(asked.slides.square(*asked.numbers))),
     )
 )
 
 
-def answer(slides: BrowsedSlides, path: str, query: str) -> Answer:
+def answer(slides: BrowsedSlides, path: str, query: str, *, is_wanted: Callable[[], bool]) -> Answer:
     """Answer a request.
 
     Args:
         slides: what is looked at.
         path: behind the session's key, without a leading slash; as sent, not decoded: no address needs decoding.
         query: behind the question mark.
+        is_wanted: tells whether somebody still waits; what takes long ends where nobody does.
 
     Returns:
         The answer; failures are answers too.
@@ -127,13 +135,17 @@ def answer(slides: BrowsedSlides, path: str, query: str) -> Answer:
         return _asset(name, _ASSETS[name])
     for pattern, route in _ROUTES:
         if match := pattern.fullmatch(path):
-            return _run(route, slides, tuple(map(int, match.groups())), query)
+            return _run(route, slides, tuple(map(int, match.groups())), query, is_wanted)
     return failure("no such address", HTTPStatus.NOT_FOUND)
 
 
-def _run(route: Route, slides: BrowsedSlides, numbers: tuple[int, ...], query: str) -> Answer:
+def _run(
+    route: Route, slides: BrowsedSlides, numbers: tuple[int, ...], query: str, is_wanted: Callable[[], bool]
+) -> Answer:
     try:
-        return route(slides, numbers, _parse(query))
+        return route(_Asked(slides, numbers, _parse(query), is_wanted))
+    except SearchAbandonedError:
+        return failure("nobody waits for this", HTTPStatus.SERVICE_UNAVAILABLE)
     except IndexError as error:
         return failure(str(error), HTTPStatus.NOT_FOUND)
     except (NeighbourError, StoreError) as error:
@@ -144,7 +156,7 @@ def _run(route: Route, slides: BrowsedSlides, numbers: tuple[int, ...], query: s
         return failure(str(error), HTTPStatus.BAD_REQUEST)
 
 
-def _parse(query: str) -> Query:
+def _parse(query: str) -> Mapping[str, str]:
     try:
         return {name: texts[-1] for name, texts in parse_qs(query, max_num_fields=10).items()}
     except ValueError as error:

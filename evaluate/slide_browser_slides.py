@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from simtriplet.wsi.errors import AnnotationError, EvaluationError, SlideOpenErr
 from simtriplet.wsi.neighbour_graph import NeighbourGraph
 from simtriplet.wsi.slide import Pixels, SlideReader
 from simtriplet.wsi.store import TileStore
+from simtriplet.wsi.tiling_record import fingerprint
 
 __all__ = ["BrowsedSlides"]
 
@@ -140,10 +141,23 @@ class BrowsedSlides:
         distances = np.round(graph.distances_um[row], 2).tolist()
         return {"tiles": graph.indices[row].tolist(), "distances_um": distances}
 
-    def nearest(self, slide: int, tile: int, *, features: str, k: int, among: Among) -> dict[str, Any]:
-        """Return the k tiles nearest to a tile by features, and which slides could not be searched."""
+    def nearest(
+        self,
+        slide: int,
+        tile: int,
+        *,
+        features: str,
+        k: int,
+        among: Among,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> dict[str, Any]:
+        """Return the k tiles nearest to a tile by features, and which slides could not be searched.
+
+        Raises:
+            SearchAbandonedError: if `is_wanted` says so.
+        """
         _check_tile(self._store(slide), tile)
-        found = self._search.find(slide, tile, name=features, k=k, among=among)
+        found = self._search.find(slide, tile, name=features, k=k, among=among, is_wanted=is_wanted)
         tiles = [{"slide": near.slide, "tile": near.tile, "distance": round(near.distance, 5)} for near in found.tiles]
         return {"tiles": tiles, "left_out": found.left_out}
 
@@ -218,6 +232,10 @@ class BrowsedSlides:
             said = (
                 f"slide {store.slide_id!r}: the file has {size} px, the store was made of one of {_base_size(store)} px"
             )
+            return False, [f"{said}; its pictures are the store's"]
+        made_of = store.attributes["slide"].get("fingerprint")
+        if made_of not in (None, fingerprint(self._open_slides.files[store.slide_id])):
+            said = f"slide {store.slide_id!r}: the file in --slides is not the one that the store was made of"
             return False, [f"{said}; its pictures are the store's"]
         return True, []
 

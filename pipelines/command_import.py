@@ -13,7 +13,7 @@ from simtriplet.pipelines.manifest import collect_jobs
 from simtriplet.pipelines.options import AnyPath, existing_option, quiet, tile_options
 from simtriplet.pipelines.slide_steps import make_folder
 from simtriplet.wsi.errors import AnnotationError, SettingsError, SimTripletError, StoreError
-from simtriplet.wsi.h5_coordinates import TileCoordinates, read_coordinates, read_h5_features
+from simtriplet.wsi.h5_coordinates import TileCoordinates, check_h5_features, read_coordinates, read_h5_features
 from simtriplet.wsi.store import STORE_SUFFIX, TileStore
 from simtriplet.wsi.tile_import import ImportRequest, import_tiles
 from simtriplet.wsi.tile_request import Existing, LabelSpec, SlideJob
@@ -100,13 +100,15 @@ def import_(files: tuple[Path, ...], out: Path, **options: Any) -> None:
 
 def _import_one(pair: _Pair, out: Path, request: ImportRequest, options: dict[str, Any], progress: Any) -> list[str]:
     existing: Existing = options["existing"]
-    summary = import_tiles(pair.job, pair.coordinates, out, request, existing=existing, progress=progress)
     name, noted = options["features"], ""
-    if name is not None:
+    source = None if name is None else _feature_file(pair, options["feature_files"])
+    if source is not None:  # before hours of reading tiles
+        check_h5_features(source, pair.coordinates.base_xy)
+    summary = import_tiles(pair.job, pair.coordinates, out, request, existing=existing, progress=progress)
+    if source is not None:
         store = TileStore(out / f"{summary.slide_id}{STORE_SUFFIX}")
         noted = name
         if summary.status == "ok" or not _has_features(store, name):
-            source = _feature_file(pair, options["feature_files"])
             write_features(store, name, read_h5_features(source, store.base_xy()), {"imported_from": source.name})
     return _row(summary, pair.coordinates, noted)
 

@@ -38,7 +38,7 @@ class FoundLattice:
         return int(self.part.max(initial=-1)) + 1
 
 
-def find_lattice(base_xy: npt.NDArray[np.int64], base_size: float) -> FoundLattice:
+def find_lattice(base_xy: npt.NDArray[np.int64], base_size: float, *, base_overlap: int = 0) -> FoundLattice:
     """Find rows and columns.
 
     The pitch is the commonest distance of tiles that follow one another in a row or column, where that can be one. Tiles
@@ -48,7 +48,9 @@ def find_lattice(base_xy: npt.NDArray[np.int64], base_size: float) -> FoundLatti
     Args:
         base_xy: (n, 2) int64, level-0 pixels, top-left; all different.
         base_size: side of a tile, level-0 pixels.
+        base_overlap: of TRIDENT's tiles, see `TileCoordinates`.
     """
+    base_xy = _without_long_steps(base_xy, round(base_size), base_overlap)
     pitch = _pitch(base_xy, max(1, round(base_size)))
     _, part = np.unique(base_xy % pitch, axis=0, return_inverse=True)
     part = part.reshape(-1).astype(np.int64)
@@ -61,6 +63,12 @@ def find_lattice(base_xy: npt.NDArray[np.int64], base_size: float) -> FoundLatti
     gap = math.ceil(base_size / pitch) + 1  # adjacency of overlapping tiles reaches so far
     tops = np.concatenate([[0], np.cumsum(heights + gap)[:-1]]) if n_parts else heights
     return FoundLattice(cells[:, 1] + tops[part], cells[:, 0], part, pitch)
+
+
+def _without_long_steps(base_xy: npt.NDArray[np.int64], side: int, overlap: int) -> npt.NDArray[np.int64]:
+    """Move all columns and rows but the first back by the overlap, where that puts all of them on one lattice."""
+    first, later = base_xy == 0, (base_xy >= side) & ((base_xy - side) % max(1, side - overlap) == 0)
+    return np.where(first, 0, base_xy - overlap) if overlap and (first | later).all() else base_xy
 
 
 def _pitch(base_xy: npt.NDArray[np.int64], side: int) -> int:

@@ -1,5 +1,6 @@
 """The export formats by name, and the loop over stores that all of them share."""
 
+import datetime
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ class ExportFormat:
     Attributes:
         name: as --to names it.
         packages: that it needs beyond the program's own.
+        extra: that has them.
         per_slide: writes one slide to one path.
         suffix: of that path.
         is_folder: that path is a folder, known by its zarr.json.
@@ -48,6 +50,7 @@ class ExportFormat:
 
     name: str
     packages: tuple[str, ...] = ()
+    extra: str = "interop"
     per_slide: Callable[[TileStore, Path, ExportRequest], None] | None = None
     suffix: str = ""
     is_folder: bool = False
@@ -82,7 +85,7 @@ for _format in (
     ),
     ExportFormat("anndata", ("anndata",), per_slide=write_h5ad, suffix=".h5ad"),
     ExportFormat("geojson", per_slide=write_geojson, suffix=".geojson"),
-    ExportFormat("geoparquet", ("pyarrow",), per_slide=write_geoparquet, suffix=".parquet"),
+    ExportFormat("geoparquet", ("pyarrow",), "parquet", per_slide=write_geoparquet, suffix=".parquet"),
     ExportFormat("images", joined=write_images),
     ExportFormat("webdataset", joined=write_webdataset),
 ):
@@ -116,7 +119,7 @@ def export_stores(
     """
     chosen, request = FORMATS.get(form), request or ExportRequest()
     for package in chosen.packages:
-        interop_package(package, f"export to {form!r}")
+        interop_package(package, f"export to {form!r}", extra=chosen.extra)
     if not stores:
         raise StoreError(f"export to {form!r}: needs at least one store; pass some")
     if chosen.joined is not None:
@@ -128,6 +131,8 @@ def export_stores(
     for store, path, is_new in zip(stores, paths, wanted, strict=True):
         if is_new:
             _export_one(store, chosen, path, request)
+        else:
+            _refuse_earlier_export(path, store)
         results.append(Exported(path, "ok" if is_new else "skipped", 1, len(store)))
         done += len(store)
         if progress is not None:
@@ -139,6 +144,16 @@ def _export_one(store: TileStore, chosen: ExportFormat, path: Path, request: Exp
     assert chosen.per_slide is not None
     with whole_folder(path) if chosen.is_folder else whole_file(path) as partial:
         chosen.per_slide(store, partial, request)
+
+
+def _refuse_earlier_export(path: Path, store: TileStore) -> None:
+    """Refuse what was written before the store's tiles were made, and so of other tiles."""
+    try:
+        made = datetime.datetime.fromisoformat(store.attributes["provenance"]["created"]).timestamp()
+    except (LookupError, TypeError, ValueError):  # a store that another program wrote need not say
+        return
+    if path.stat().st_mtime < made:
+        raise StoreExistsError(f"output '{path}': is older than the tiles of its store; pass --existing replace")
 
 
 def _export_joined(

@@ -30,8 +30,8 @@ def write_geoparquet(store: TileStore, path: Path, request: ExportRequest) -> No
     Raises:
         MissingDependencyError: if pyarrow is not installed.
     """
-    arrow: Any = interop_package("pyarrow", "export to 'geoparquet'")
-    parquet: Any = interop_package("pyarrow.parquet", "export to 'geoparquet'")
+    arrow: Any = interop_package("pyarrow", "export to 'geoparquet'", extra="parquet")
+    parquet: Any = interop_package("pyarrow.parquet", "export to 'geoparquet'", extra="parquet")
     table = tile_columns(store, request)
     corners = store.base_xy().astype(float)
     squares = shapely.box(*corners.T, *(corners + store.base_size_px).T)

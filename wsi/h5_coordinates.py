@@ -4,7 +4,8 @@ What the two write (https://github.com/mahmoodlab/CLAM, create_patches_fp.py; ht
 CLAM's patch_size and patch_level say that a tile is so many pixels of that level; level_dim is that level's size. Programs
 that grew out of it add custom_downsample: those pixels are then shrunk to patch_size // custom_downsample.
 TRIDENT's patch_size is the tile's own side, patch_size_level0 the same in level-0 pixels (with level0_magnification and
-target_magnification, from which it follows), level0_width and level0_height the slide's size.
+target_magnification, from which it follows), level0_width and level0_height the slide's size, overlap the pixels of a tile
+that it shares with the next: columns lie at 0, P, 2P - O, 3P - 2O, ... (WSIPatcher), so that the first step is the longest.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ import numpy.typing as npt
 from simtriplet.wsi.errors import AnnotationError
 from simtriplet.wsi.interop_package import interop_package
 
-__all__ = ["TileCoordinates", "read_coordinates", "read_h5_features"]
+__all__ = ["TileCoordinates", "check_h5_features", "read_coordinates", "read_h5_features"]
 
 COORDS, FEATURES = "coords", "features"
 _MAX_TILES = 1 << 24
@@ -45,6 +46,7 @@ class TileCoordinates:
         scale: CLAM: level pixels per tile pixel.
         base_size: TRIDENT: side of a tile in level-0 pixels; 0 where `level` tells the resolution.
         slide_size: TRIDENT: (width, height) of level 0; None where the file does not say.
+        base_overlap: TRIDENT: level-0 pixels that tiles share, which it counts from the second column and row on.
     """
 
     path: Path
@@ -57,6 +59,7 @@ class TileCoordinates:
     scale: float = 1.0
     base_size: float = 0.0
     slide_size: tuple[int, int] | None = None
+    base_overlap: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.size_px <= 8192:
@@ -86,6 +89,17 @@ def read_coordinates(path: Path) -> TileCoordinates:
     return _of_trident(path, slide_name, base_xy, attributes)
 
 
+def check_h5_features(path: Path, base_xy: npt.NDArray[np.int64]) -> None:
+    """Refuse a file that `read_h5_features` would refuse, without reading the features.
+
+    Raises:
+        AnnotationError: if it cannot be read, or lacks features of one of the tiles.
+        MissingDependencyError: if h5py is not installed.
+    """
+    with _opened(path) as file:
+        _feature_rows(file, path, base_xy)
+
+
 def read_h5_features(path: Path, base_xy: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     """Read the features of tiles from a file with `features` (n, d) and `coords` (n, 2), found by their coordinates.
 
@@ -101,27 +115,35 @@ def read_h5_features(path: Path, base_xy: npt.NDArray[np.int64]) -> npt.NDArray[
         MissingDependencyError: if h5py is not installed.
     """
     with _opened(path) as file:
-        given = _coords(file, path)
-        if FEATURES not in file:
-            raise _fault(path, "has no dataset 'features'", "extract features first")
-        _refuse_other_places(file, FEATURES, path)
-        shape = tuple(file[FEATURES].shape)
-        rows = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
-        if len(rows) != 2 or rows[0] != len(given) or math.prod(rows) * 4 > _MAX_FEATURE_BYTES:
-            raise _fault(path, f"features of shape {shape} for {len(given)} coords", "extract features again")
-        if file[FEATURES].dtype.kind != "f":
-            raise _fault(path, f"features of type {file[FEATURES].dtype}: must be floating point", "extract them again")
-        _refuse_empty_claims(file[FEATURES], path)
-        features = np.asarray(file[FEATURES][...], np.float32).reshape(rows)
+        rows, shape = _feature_rows(file, path, base_xy)
+        features = np.asarray(file[FEATURES][...], np.float32).reshape(shape)
+    wanted = features[rows]
+    if not np.isfinite(wanted).all():
+        raise _fault(path, "has features that are no finite number", "extract them again")
+    return wanted
+
+
+def _feature_rows(
+    file: Any, path: Path, base_xy: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], tuple[int, int]]:
+    """Return the (m,) rows of the wanted tiles and the (n, d) shape of the features."""
+    given = _coords(file, path)
+    if FEATURES not in file:
+        raise _fault(path, "has no dataset 'features'", "extract features first")
+    _refuse_other_places(file, FEATURES, path)
+    shape = tuple(file[FEATURES].shape)
+    shape = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
+    if len(shape) != 2 or shape[0] != len(given) or math.prod(shape) * 4 > _MAX_FEATURE_BYTES:
+        raise _fault(path, f"features of shape {shape} for {len(given)} coords", "extract features again")
+    if file[FEATURES].dtype.kind != "f":
+        raise _fault(path, f"features of type {file[FEATURES].dtype}: must be floating point", "extract them again")
+    _refuse_empty_claims(file[FEATURES], path)
     places = {(x, y): row for row, (x, y) in reversed(list(enumerate(given.tolist())))}
     found = [places.get((x, y)) for x, y in base_xy.tolist()]
     if None in found:
         x, y = base_xy[found.index(None)].tolist()
         raise _fault(path, f"has no features of the tile at x {x}, y {y}", "extract features of these coordinates")
-    wanted = features[np.array(found, np.int64)]
-    if not np.isfinite(wanted).all():
-        raise _fault(path, "has features that are no finite number", "extract them again")
-    return wanted
+    return np.array(found, np.int64), (int(shape[0]), int(shape[1]))
 
 
 def _fault(path: Path, rule: str, cure: str = "write it again with CLAM or TRIDENT") -> AnnotationError:
@@ -158,10 +180,10 @@ def _coords(file: Any, path: Path) -> npt.NDArray[np.int64]:
     if "imgs" in file:
         raise _fault(path, "holds pictures, of CLAM's create_patches.py", "make coordinates with create_patches_fp.py")
     shape, kind = tuple(file[COORDS].shape), file[COORDS].dtype.kind
+    if 0 in shape and len(shape) <= 2:  # TRIDENT's of nothing have one axis
+        raise _fault(path, "names no tiles", "leave the slide out")
     if len(shape) != 2 or shape[1] != 2 or shape[0] > _MAX_TILES or kind not in "iuf":
         raise _fault(path, f"coords of shape {shape} and type {file[COORDS].dtype}: must be (n, 2) numbers")
-    if shape[0] == 0:
-        raise _fault(path, "names no tiles", "leave the slide out")
     _refuse_empty_claims(file[COORDS], path)
     given = np.asarray(file[COORDS][...])
     if not (np.isfinite(given).all() and (given == np.rint(given)).all() and (np.abs(given) < 1 << 40).all()):
@@ -223,8 +245,16 @@ def _of_trident(
             )
         base_size = size_px * powers[0] / powers[1]
     sides = attributes.get("level0_width"), attributes.get("level0_height")
+    overlap = (_number(path, attributes, "overlap") or 0.0) * base_size / max(1, size_px)
     return TileCoordinates(
-        path, "trident", slide_name, base_xy, size_px=size_px, base_size=base_size, slide_size=_size(sides)
+        path,
+        "trident",
+        slide_name,
+        base_xy,
+        size_px=size_px,
+        base_size=base_size,
+        slide_size=_size(sides),
+        base_overlap=round(overlap) if 0 < overlap < base_size else 0,
     )
 
 

@@ -8,12 +8,13 @@ from simtriplet.wsi.errors import MissingDependencyError
 __all__ = ["interop_package"]
 
 
-def interop_package(name: str, what: str) -> ModuleType:
-    """Import a package of the extra `interop`.
+def interop_package(name: str, what: str, *, extra: str = "interop") -> ModuleType:
+    """Import a package of an extra.
 
     Args:
         name: of the package, dots and all.
         what: what needs it, for the error message.
+        extra: the smallest that has it.
 
     Raises:
         MissingDependencyError: if it is not installed.
@@ -23,5 +24,5 @@ def interop_package(name: str, what: str) -> ModuleType:
     except ImportError as error:
         raise MissingDependencyError(
             f"{what}: needs the package {name.partition('.')[0]}, which is not installed; "
-            "pip install 'simtriplet[interop]'"
+            f"pip install 'simtriplet[{extra}]'"
         ) from error

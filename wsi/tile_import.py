@@ -149,7 +149,7 @@ def _survey(reader: SlideReader, job: SlideJob, coordinates: TileCoordinates) ->
     mpp = slide_mpp(reader, job.slide_mpp)
     _refuse_other_slide(reader.info, job, coordinates)
     plan = _plan(reader.info, mpp, job, coordinates)
-    lattice = find_lattice(coordinates.base_xy, plan.base_size)
+    lattice = find_lattice(coordinates.base_xy, plan.base_size, base_overlap=coordinates.base_overlap)
     if lattice.n_parts > len(coordinates.base_xy) // 2:
         log.warning(
             "coordinates '%s': lie on no lattice, so that no tiles are adjacent; index the store with --rule radius or knn",

@@ -39,8 +39,8 @@ export class TileGrid {
     for (let tile = 0; tile < this.count; tile++) this.members[next[cellOf(tile)]++] = tile;
   }
 
-  // every tile that touches the box, and each only once
-  inBox(left, top, right, bottom) {
+  // every tile that touches the box, and each only once; of more than `most` only some, but more than that many
+  inBox(left, top, right, bottom, most = Infinity) {
     const found = [];
     const first = (value, start) => Math.max(0, Math.floor((value - this.side - start) / this.step));
     const last = (value, start, count) => Math.min(count - 1, Math.floor((value - start) / this.step));
@@ -52,6 +52,7 @@ export class TileGrid {
           const tile = this.members[at], x = this.xy[2 * tile], y = this.xy[2 * tile + 1];
           if (x < right && x + this.side > left && y < bottom && y + this.side > top) found.push(tile);
         }
+        if (found.length > most) return found;
       }
     }
     return found;

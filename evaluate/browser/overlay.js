@@ -82,7 +82,7 @@ export class Overlay {
     if (!this.grid || !this.picture.viewer.isOpen()) return;
     this.view = this.picture.view();
     const { left, top, scale } = this.view;
-    const visible = this.grid.inBox(left, top, left + width / scale, top + height / scale);
+    const visible = this.grid.inBox(left, top, left + width / scale, top + height / scale, 2 * MOST_SINGLE_TILES);
     this.#drawColours(visible);
     this.#drawGrid(visible);
     this.#drawTissue();

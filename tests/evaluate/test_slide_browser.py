@@ -3,10 +3,16 @@
 import http.client
 import io
 import json
+import os
+import queue
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +25,7 @@ from simtriplet.evaluate.feature_array import write_features
 from simtriplet.evaluate.prediction import SlidePrediction
 from simtriplet.evaluate.prediction_files import write_prediction
 from simtriplet.evaluate.slide_browser import BrowserServer
+from simtriplet.evaluate.slide_browser_nearest import SearchAbandonedError, TileSearch
 from simtriplet.evaluate.slide_browser_slides import BrowsedSlides
 from simtriplet.wsi.errors import SettingsError
 from simtriplet.wsi.neighbour_index import index_store
@@ -146,6 +153,75 @@ def test_an_address_for_a_command_line_leads_to_the_page_once(serve: Serve, stor
     status, headers, body = client.get(path)
     assert status == 404
     assert "Location" not in headers
+
+
+ANOTHER_USER = """
+import encodings.idna, http.client, os, sys  # before it may read no more
+os.setuid(65534)
+connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]))
+connection.request("GET", sys.argv[2])
+print(connection.getresponse().status)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root can be another user")
+def test_another_user_who_reads_that_address_first_gets_nothing(serve: Serve, store_factory: StoreFactory) -> None:
+    client = serve(store_factory())
+    path = client.server.address_once().removeprefix(f"http://127.0.0.1:{client.server.server_port}")
+    words = [sys.executable, "-c", ANOTHER_USER, str(client.server.server_port), path]
+    assert subprocess.run(words, check=True, capture_output=True, text=True).stdout == "404\n"
+    assert client.get(path)[0] == 303, "it was used up"
+
+
+def test_a_browser_that_pans_quickly_waits_for_no_connection(store_factory: StoreFactory) -> None:
+    """The system holds connections that the server has not taken yet; where it cannot, each waits a second."""
+    with BrowserServer(BrowsedSlides([store_factory()])) as server, ExitStack() as sockets:
+        for _ in range(100):
+            sockets.enter_context(socket.create_connection(("127.0.0.1", server.server_port), timeout=0.5))
+        server.slides.close()
+
+
+def test_a_search_that_nobody_waits_for_ends(store_factory: StoreFactory) -> None:
+    stores = [store_factory(name) for name in "abcdef"]
+    for store in stores:
+        add_features(store)
+    search, asked = TileSearch(open_stores([store.path for store in stores])), []
+
+    def is_wanted() -> bool:
+        asked.append(1)
+        return len(asked) < 3
+
+    with pytest.raises(SearchAbandonedError):
+        search.find(0, 0, name="f", k=3, is_wanted=is_wanted)
+    assert len(asked) == 3
+    assert len(search.find(0, 0, name="f", k=3).tiles) == 3, "its place is free again"
+
+
+def test_the_server_knows_who_has_gone(store_factory: StoreFactory) -> None:
+    waited: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    class Waiting(BrowsedSlides):
+        """Searches for as long as somebody waits."""
+
+        def nearest(self, *_: Any, is_wanted: Callable[[], bool], **__: Any) -> dict[str, Any]:
+            waited.put(is_wanted())
+            deadline = time.monotonic() + 20
+            while is_wanted() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            waited.put(is_wanted())
+            raise SearchAbandonedError
+
+    with BrowserServer(Waiting([store_factory()])) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+        connection.request("GET", f"/{server.key}/api/slides/0/tiles/0/nearest?features=f")
+        assert waited.get(timeout=10) is True
+        connection.close()
+        assert waited.get(timeout=10) is False
+        server.shutdown()
+        thread.join()
+        server.slides.close()
 
 
 def test_only_get_is_answered(serve: Serve, store_factory: StoreFactory) -> None:

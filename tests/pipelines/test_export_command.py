@@ -127,6 +127,12 @@ def test_coordinates_and_features_come_in(
     with cohort.open(newline="") as table:
         slide = cohort.parent / next(csv.DictReader(table))["path"]
     one = tmp_path / "patient01-slide1_patches.h5"
+    with h5py.File(tmp_path / "bare.h5", "w") as file, h5py.File(one) as whole:
+        whole.copy("coords", file)
+    words = ("import", tmp_path / "bare.h5", "--slide", slide, "--out", tmp_path / "none", "--features", "theirs")
+    assert "has no dataset 'features'" in failure(program(*words, status=1))
+    assert not list((tmp_path / "none").glob("*.zarr")), "hours of reading before that is told"
+    (tmp_path / "bare.h5").unlink()
     line = failure(program("import", one, "--slide", slide, "--out", out, status=1))
     assert "exists already; pass --existing skip or --existing replace" in line
     line = failure(program("import", tmp_path, "--slide", slide, "--out", out, status=1))

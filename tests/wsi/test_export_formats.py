@@ -1,8 +1,10 @@
 """Exports opened again by the packages they are made for: the same pixels, places, labels, features and neighbours."""
 
 import csv
+import datetime
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -544,14 +546,32 @@ def test_a_damaged_tile_is_told_and_leaves_nothing(form: str, store_factory: Sto
     assert not list(tmp_path.glob("out*"))
 
 
+def test_what_is_older_than_the_tiles_of_its_store_is_not_taken_for_theirs(
+    store_factory: StoreFactory, tmp_path: Path
+) -> None:
+    store, out = store_factory("a", rows=2, cols=2), tmp_path / "out"
+    export_stores([store], "geojson", out)
+    file = out / "a.geojson"
+    assert [one.status for one in export_stores([store], "geojson", out, existing="skip")] == ["skipped"]
+    long_ago = datetime.datetime.fromisoformat(store.attributes["provenance"]["created"]).timestamp() - 60
+    os.utime(file, (long_ago, long_ago))
+    with pytest.raises(
+        StoreExistsError, match=r"a\.geojson': is older than the tiles of its store; pass --existing replace"
+    ):
+        export_stores([store], "geojson", out, existing="skip")
+    assert [one.status for one in export_stores([store], "geojson", out, existing="replace")] == ["ok"]
+    assert file.stat().st_mtime > long_ago + 1
+
+
 @pytest.mark.parametrize("form", ["spatialdata", "anndata", "geoparquet"])
 def test_a_missing_package_is_named_with_its_extra(
     form: str, store_factory: StoreFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (package,) = FORMATS.get(form).packages
     monkeypatch.setitem(sys.modules, package, None)
+    extra = "parquet" if form == "geoparquet" else "interop"
     message = (
-        rf"export to '{form}': needs the package {package}, which is not installed; pip install 'simtriplet\[interop\]'"
+        rf"export to '{form}': needs the package {package}, which is not installed; pip install 'simtriplet\[{extra}\]'"
     )
     with pytest.raises(MissingDependencyError, match=message):
         export_stores([store_factory(rows=1, cols=2)], form, tmp_path / "out")

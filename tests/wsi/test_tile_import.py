@@ -200,6 +200,22 @@ def test_overlap_and_files_without_a_level_0_side(slide: Path, tmp_path: Path) -
     assert index_store(store, GridRule(4)).n_pairs == 2 * 10 * 8
 
 
+@pytest.mark.parametrize("overlap", [16, 32, 40])
+def test_tridents_first_step_is_longer_and_breaks_no_lattice(slide: Path, tmp_path: Path, overlap: int) -> None:
+    """Its columns lie at 0, P, 2P - O, 3P - 2O, ...: P 128, O twice `overlap`, on level 0."""
+    side, shared = 128, 2 * overlap
+    places = [0, *range(side, 700, side - shared)]
+    coords = [(x, y) for x in places for y in places]
+    file = write_trident(tmp_path / "a.h5", coords, size_px=64, power=20, overlap=overlap)
+    store = imported(slide, file, tmp_path / "out")
+    n = len(places)
+    columns = {x: col for col, x in enumerate(places)}
+    assert np.array_equal(store.column("col"), [columns[x] for x, _ in store.base_xy().tolist()])
+    assert np.array_equal(store.column("row"), [columns[y] for _, y in store.base_xy().tolist()])
+    cells = -(-side // (side - shared))  # to the next tile that shares no pixels
+    assert index_store(store, GridRule(4)).n_pairs == 2 * n * (n - cells)
+
+
 def test_every_contour_of_clam_has_a_lattice_of_its_own(slide: Path, tmp_path: Path) -> None:
     """Two contours whose tiles lie side by side but not in line: adjacency stays within each."""
     first = [(x, y) for x in (0, 128, 256) for y in (0, 128)]
@@ -317,6 +333,7 @@ def test_the_resolution_must_be_known(tmp_path: Path, write_slide: SlideWriter, 
     ("assets", "attributes", "message"),
     [
         ({"coords": np.zeros((0, 2))}, {}, "names no tiles"),
+        ({"coords": np.array([])}, {}, "names no tiles; leave the slide out"),
         ({"coords": np.zeros((3, 3))}, {}, r"coords of shape \(3, 3\)"),
         ({"coords": np.array([[0.5, 1]])}, {}, "no whole numbers"),
         ({"coords": np.array([[np.nan, 1]])}, {}, "no whole numbers"),
