@@ -32,7 +32,7 @@ __all__ = ["write_comparison"]
 
 
 def write_comparison(
-    out: Path,
+    out: str | Path,
     comparison: Comparison,
     stores: Sequence[TileStore],
     *,
@@ -54,6 +54,7 @@ def write_comparison(
     Raises:
         EvaluationError: if the folder cannot be written.
     """
+    out = Path(out)
     replace_file(out / "comparison.csv", comparison_csv(comparison))
     replace_file(out / "comparison.md", comparison_markdown(comparison))
     replace_file(out / "comparison.json", comparison_json(comparison))

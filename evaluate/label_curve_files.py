@@ -22,7 +22,7 @@ VERSION = "1.1"  # 1.1 adds against
 
 
 def write_label_curves(
-    out: Path, curves: Sequence[LabelCurve], *, differences: Sequence[CurveDifference] | None = None
+    out: str | Path, curves: Sequence[LabelCurve], *, differences: Sequence[CurveDifference] | None = None
 ) -> None:
     """Write both files into the folder `out`, each whole or not at all.
 
@@ -38,6 +38,7 @@ def write_label_curves(
     Raises:
         EvaluationError: if the folder cannot be written.
     """
+    out = Path(out)
     if differences is None:
         differences = [compare_curves(curves[0], other) for other in curves[1:]]
     values = {

@@ -74,7 +74,7 @@ def tile_ids(store: TileStore) -> npt.NDArray[np.object_]:
 def read_labels(
     stores: Sequence[TileStore],
     *,
-    file: Path | None = None,
+    file: str | Path | None = None,
     label_column: str = "label",
     patient_column: str | None = None,
 ) -> TileLabels:
@@ -92,6 +92,7 @@ def read_labels(
         EvaluationError: if fewer than two classes are found, or two stores are of one slide file.
     """
     _refuse_copies(stores)
+    file = None if file is None else Path(file)
     patients = {store.slide_id: store.patient_id for store in stores}
     named = {store.slide_id for store in stores if store.attributes["slide"].get("patient_id")}
     if file is None and label_column == SLIDE_LABEL and _are_labelled_by_slide(stores):

@@ -17,7 +17,9 @@ __all__ = ["check_file_name", "write_prediction"]
 _LONGEST_BYTES = 200  # file systems take 255, with the ending
 
 
-def write_prediction(out: Path, store: TileStore, prediction: SlidePrediction, *, merged: bool = True) -> list[Path]:
+def write_prediction(
+    out: str | Path, store: TileStore, prediction: SlidePrediction, *, merged: bool = True
+) -> list[Path]:
     """Write `<slide_id>.geojson`, `<slide_id>.csv` and `<slide_id>.png` into the folder `out`, each whole or not at all.
 
     Args:
@@ -32,6 +34,7 @@ def write_prediction(out: Path, store: TileStore, prediction: SlidePrediction, *
     Raises:
         EvaluationError: if the slide's id cannot name a file, or the folder cannot be written.
     """
+    out = Path(out)
     stem = check_file_name(store.slide_id)
     contents: dict[str, bytes | str] = {
         "geojson": prediction_geojson(store, prediction, merged=merged),

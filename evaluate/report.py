@@ -27,7 +27,7 @@ __all__ = ["loss_section", "write_report"]
 
 
 def write_report(
-    out: Path,
+    out: str | Path,
     *,
     result: EvaluationResult,
     stores: Sequence[TileStore],
@@ -55,6 +55,7 @@ def write_report(
         EvaluationError: if the baseline is of other tiles, folds or, for features, another protocol, the run has no log, or
             `out` is not writable.
     """
+    out = Path(out)
     if baseline is not None:
         _require_comparable(result, baseline)
     figures = out / "figures"

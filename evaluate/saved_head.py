@@ -86,7 +86,7 @@ def fit_result_head(result: EvaluationResult) -> SavedHead:
     return fit_head(result.tiles, features=result.features, encoder=result.encoder, seed=result.settings.seed)
 
 
-def save_head(path: Path, saved: SavedHead) -> Path:
+def save_head(path: str | Path, saved: SavedHead) -> Path:
     """Write a head; numbers are written so that reading gives them back exactly.
 
     Returns:
@@ -95,6 +95,7 @@ def save_head(path: Path, saved: SavedHead) -> Path:
     Raises:
         EvaluationError: if it cannot be written.
     """
+    path = Path(path)
     head = saved.head
     values = {
         "schema": SCHEMA,
@@ -115,12 +116,13 @@ def save_head(path: Path, saved: SavedHead) -> Path:
     return replace_file(path, signed_json(values))
 
 
-def load_head(path: Path) -> SavedHead:
+def load_head(path: str | Path) -> SavedHead:
     """Read a head.
 
     Raises:
         CheckpointError: if it is missing, damaged, of another kind or of a newer major version.
     """
+    path = Path(path)
     values = _read(path)
     if values.get("schema") != SCHEMA:
         raise CheckpointError(f"head '{path}': is not a head; make one with simtriplet evaluate --save-head")

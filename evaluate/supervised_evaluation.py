@@ -108,7 +108,11 @@ def supervised_curve(
         patient_column: the file's column of patients.
 
     Raises:
-        As evaluate_supervised.
+        SettingsError: if a number is out of range.
+        AnnotationError: if the label file is not valid.
+        EvaluationError: if labels or patients do not allow it.
+        TrainingError: if the device is not there, or the stores differ in tile size or resolution.
+        StoreError: if a store is damaged.
     """
     name, record = _record(settings, encoder)
     tiles, source = _read_tiles(stores, labels, label_column, patient_column, curve.classes)

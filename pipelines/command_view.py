@@ -27,6 +27,7 @@ __all__ = ["view"]
     default=None,
     help="Folder, manifest or file of the slides, to zoom into them.  [default: the stores' own tiles]",
 )
+@click.option("--recursive", is_flag=True, help="Look for slides in the folders of --slides too.")
 @click.option("--predictions", type=AnyPath, default=None, help="Folder that predict wrote, for layers.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1.  [default: a free one]")
 @click.option(
@@ -36,7 +37,12 @@ __all__ = ["view"]
     help="Open the page in the web browser.  [default: where there is a terminal and a screen]",
 )
 def view(
-    stores: tuple[Path, ...], slides: Path | None, predictions: Path | None, port: int, open_page: bool | None
+    stores: tuple[Path, ...],
+    slides: Path | None,
+    recursive: bool,
+    predictions: Path | None,
+    port: int,
+    open_page: bool | None,
 ) -> None:
     """Look at STOREs in a web browser: tiles, neighbours, labels, and the nearest tiles by features.
 
@@ -45,7 +51,9 @@ def view(
     opened = open_stores(stores)
     if predictions is not None and not predictions.is_dir():
         raise SettingsError(f"--predictions '{predictions}': is no folder; pass the --out of simtriplet predict")
-    files = {job.slide_id: job.path for job in collect_jobs([slides])} if slides is not None else {}
+    files = (
+        {job.slide_id: job.path for job in collect_jobs([slides], recursive=recursive)} if slides is not None else {}
+    )
     browsed = BrowsedSlides(opened, slides=files, predictions=predictions)
     with BrowserServer(browsed, port=port) as server:
         click.echo(server.address)

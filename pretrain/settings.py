@@ -253,7 +253,7 @@ def preset_names() -> list[str]:
 def load_settings(
     *,
     preset: str | None = None,
-    file: Path | None = None,
+    file: str | Path | None = None,
     values: Mapping[str, Any] | None = None,
     overrides: Sequence[str] = (),
 ) -> PretrainSettings:
@@ -271,7 +271,7 @@ def load_settings(
     """
     laid = {} if preset is None else read_toml(_preset_path(preset))
     if file is not None:
-        laid = merge(laid, read_toml(file))
+        laid = merge(laid, read_toml(Path(file)))
         build(PretrainSettings, laid, source=f"settings file '{file}'")
     laid = merge(merge(laid, values or {}), parse_assignments(overrides))
     return build(PretrainSettings, laid, source="pretraining settings")

@@ -39,7 +39,7 @@ Progress = Callable[[StepReport], None]
 def pretrain(
     stores: Sequence[TileStore],
     settings: PretrainSettings,
-    out: Path,
+    out: str | Path,
     *,
     resume: bool = False,
     exclude_patients: Collection[str] = (),
@@ -64,6 +64,7 @@ def pretrain(
         MissingDependencyError: if TensorBoard events or a form of export are asked for and cannot be written.
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after a checkpoint; or what the caller's own handler of it raises.
     """
+    out = Path(out)
     check_exports(settings.run.export)
     if not resume:  # a run that goes on needs the file of its first weights no more
         check_backbone(settings.model, image_size_px=settings.data.image_size_px)

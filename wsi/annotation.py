@@ -140,7 +140,7 @@ def _refuse_tangle(shape: Area, *, most_an_edge: int) -> None:
             raise ValueError(f"it meets itself more than {most} times")
 
 
-def read_geojson(path: Path) -> list[NamedRegion]:
+def read_geojson(path: str | Path) -> list[NamedRegion]:
     """Read regions as QuPath exports them: a FeatureCollection, a list of features or one feature.
 
     The class is `properties.classification.name` (its `names` with ": " between, or `properties.classification` itself, as a
@@ -150,6 +150,7 @@ def read_geojson(path: Path) -> list[NamedRegion]:
     Raises:
         AnnotationError: if the file cannot be read or is not GeoJSON.
     """
+    path = Path(path)
     data = open_annotation(path)
     try:
         document = json.loads(data.decode("utf-8-sig"))

@@ -15,7 +15,7 @@ ANNOTATION_SUFFIXES = (".geojson", ".json", ".xml", ".csv")
 _XML_READERS = {ASAP_ROOT: read_asap, APERIO_ROOT: read_aperio}
 
 
-def read_annotations(path: Path) -> list[NamedRegion]:
+def read_annotations(path: str | Path) -> list[NamedRegion]:
     """Read the areas of a file: QuPath's GeoJSON, XML of ASAP or Aperio ImageScope, or CSV.
 
     The content decides, the suffix only where the content is empty or says nothing (CSV).
@@ -23,6 +23,7 @@ def read_annotations(path: Path) -> list[NamedRegion]:
     Raises:
         AnnotationError: if the file cannot be read, is of no known format or is malformed.
     """
+    path = Path(path)
     start = open_annotation(path, n_bytes=64).lstrip(b"\xef\xbb\xbf \t\r\n")
     suffix = path.suffix.lower()
     if start[:1] == b"<" or start.startswith((b"\xff\xfe", b"\xfe\xff")) or suffix == ".xml":

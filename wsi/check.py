@@ -73,16 +73,17 @@ class StoreCheck(NamedTuple):
     notes: tuple[str, ...]
 
 
-def check_store(path: Path, *, progress: Callable[[int, int], None] | None = None) -> list[str]:
+def check_store(path: str | Path, *, progress: Callable[[int, int], None] | None = None) -> list[str]:
     """Look for damage in one store; see inspect_store.
 
     Returns:
         One line a problem; empty when the store is whole.
     """
+    path = Path(path)
     return [problem.text for problem in inspect_store(path, progress=progress).problems]
 
 
-def inspect_store(path: Path, *, progress: Callable[[int, int], None] | None = None) -> StoreCheck:
+def inspect_store(path: str | Path, *, progress: Callable[[int, int], None] | None = None) -> StoreCheck:
     """Look for damage in one store: all of its files are read.
 
     Args:
@@ -95,6 +96,7 @@ def inspect_store(path: Path, *, progress: Callable[[int, int], None] | None = N
     Raises:
         StoreError: if it is not a store at all.
     """
+    path = Path(path)
     if not (path / "tables").is_dir():
         TileStore(path)  # which says what it is instead
     nodes = dict(_find_nodes(path))

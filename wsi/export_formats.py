@@ -95,7 +95,7 @@ for _format in (
 def export_stores(
     stores: Sequence[TileStore],
     form: str,
-    out: Path,
+    out: str | Path,
     request: ExportRequest | None = None,
     *,
     existing: Existing = "error",
@@ -117,6 +117,7 @@ def export_stores(
         StoreExistsError: if an output is there and may not be touched; nothing is written then.
         StoreError: if a store is damaged or an output cannot be written.
     """
+    out = Path(out)
     chosen, request = FORMATS.get(form), request or ExportRequest()
     for package in chosen.packages:
         interop_package(package, f"export to {form!r}", extra=chosen.extra)

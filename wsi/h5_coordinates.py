@@ -70,13 +70,14 @@ class TileCoordinates:
             raise _fault(self.path, "the size of its tiles on level 0: must be a positive number")
 
 
-def read_coordinates(path: Path) -> TileCoordinates:
+def read_coordinates(path: str | Path) -> TileCoordinates:
     """Read a file of CLAM or TRIDENT; a tile that it names twice counts once.
 
     Raises:
         AnnotationError: if it cannot be read, names no tiles, or lacks what says how large they are.
         MissingDependencyError: if h5py is not installed.
     """
+    path = Path(path)
     with _opened(path) as file:
         given = _coords(file, path)
         attributes = {str(name): _plain(value) for name, value in file[COORDS].attrs.items()}

@@ -39,7 +39,7 @@ CLASS_COLOURS: Mapping[str, tuple[int, int, int]] = {
 
 
 def draw_slide(
-    path: Path, spec: SyntheticSlideSpec, *, canvas: Mapping[str, npt.NDArray[np.uint8]] | None = None
+    path: str | Path, spec: SyntheticSlideSpec, *, canvas: Mapping[str, npt.NDArray[np.uint8]] | None = None
 ) -> SyntheticSlide:
     """Draw an Aperio-like pyramid; the file appears under its name when it is whole.
 
@@ -53,6 +53,7 @@ def draw_slide(
     Raises:
         SettingsError: if a class has no texture, a canvas is no such image, or the tissue is too small for the classes.
     """
+    path = Path(path)
     return draw_file(path, spec, plan_regions(spec), _make_textures(spec, canvas or {}))
 
 
@@ -74,7 +75,9 @@ def write_ground_truth(path: Path, slide: SyntheticSlide) -> None:
         temporary.write_text(json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8")
 
 
-def draw_cohort(folder: Path, *, n_patients: int, slides_per_patient: int, spec: SyntheticSlideSpec, seed: int) -> Path:
+def draw_cohort(
+    folder: str | Path, *, n_patients: int, slides_per_patient: int, spec: SyntheticSlideSpec, seed: int
+) -> Path:
     """Draw slides of several patients with their ground truth, and return the path of their manifest.
 
     The folder receives `patient01-slide1.svs` and so on, `annotations/<slide_id>.geojson` and `manifest.csv` with the
@@ -90,6 +93,7 @@ def draw_cohort(folder: Path, *, n_patients: int, slides_per_patient: int, spec:
     Raises:
         SettingsError: if a number is too small, or as `draw_slide`.
     """
+    folder = Path(folder)
     require(n_patients >= 1, "n_patients", n_patients, "must be 1 or more")
     require(slides_per_patient >= 1, "slides_per_patient", slides_per_patient, "must be 1 or more")
     require(seed >= 0, "seed", seed, "must be 0 or more")

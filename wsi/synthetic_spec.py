@@ -31,7 +31,8 @@ class SyntheticSlideSpec:
     """Say what slide to draw; equal specs give equal files, byte for byte.
 
     Args:
-        width_px, height_px: size of level 0.
+        width_px: width of level 0.
+        height_px: height of level 0.
         mpp: micrometres per pixel of level 0, both axes.
         level_downsamples: of each level, against level 0; the first is 1, each is a multiple of the one before.
         native_tile_px: side of the file's own tiles, a multiple of 16 (of 32 without compression).

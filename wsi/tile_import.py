@@ -66,7 +66,7 @@ class ImportRequest:
 def import_tiles(
     job: SlideJob,
     coordinates: TileCoordinates,
-    out: Path,
+    out: str | Path,
     request: ImportRequest | None = None,
     *,
     existing: Existing = "error",
@@ -96,6 +96,7 @@ def import_tiles(
         StoreExistsError: if a store is there and may not be touched.
         StoreError: if the output cannot be written.
     """
+    out = Path(out)
     start = time.perf_counter()
     request = request or ImportRequest()
     final = out / f"{job.slide_id}{STORE_SUFFIX}"

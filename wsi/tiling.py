@@ -71,7 +71,7 @@ class TilingSummary:
 
 def tile_slide(
     job: SlideJob,
-    out: Path,
+    out: str | Path,
     request: TileRequest | None = None,
     *,
     existing: Existing = "error",
@@ -102,6 +102,7 @@ def tile_slide(
         StoreExistsError: if a store is there and may not be touched.
         StoreError: if the output cannot be written.
     """
+    out = Path(out)
     start = time.perf_counter()
     request = request or TileRequest()
     final = out / f"{job.slide_id}{STORE_SUFFIX}"

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -15,6 +16,9 @@ import click
 import pytest
 import yaml
 
+import simtriplet.evaluate
+import simtriplet.pretrain
+import simtriplet.wsi
 from simtriplet.pipelines.cli import cli
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +88,17 @@ def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
         loads = Page(path).loads
         assert loads
         assert not [load for load in loads if urlsplit(load).netloc], path.name
+
+
+@pytest.mark.parametrize(
+    "package", [simtriplet.wsi, simtriplet.pretrain, simtriplet.evaluate], ids=lambda one: one.__name__
+)
+def test_reference_lists_every_name_that_a_package_exports(package: ModuleType) -> None:
+    page = (ROOT / "docs" / "api.md").read_text()
+    listed = set(re.findall(r"^::: (\S+)", page, re.MULTILINE))
+    homes = {name: f"{package.__name__}.{package._HOMES[name]}" for name in package.__all__}
+    assert set(package._HOMES) == set(package.__all__) == set(dir(package))
+    assert [name for name, home in homes.items() if not {home, f"{home}.{name}"} & listed] == []
 
 
 @pytest.mark.slow

@@ -48,6 +48,15 @@ def get(address: str, path: str) -> tuple[int, bytes]:
     return found
 
 
+def test_slides_in_folders_of_folders_are_found(stores: Path, cohort: Path, tmp_path: Path) -> None:
+    (tmp_path / "slides").mkdir()
+    (tmp_path / "slides" / "case").symlink_to(cohort.parent)
+    with viewing(stores, "--slides", tmp_path / "slides", "--recursive", "--no-open") as process:
+        assert process.stdout is not None
+        about = json.loads(get(process.stdout.readline().strip(), "api/slides/0")[1])
+        assert (about["from_slide"], about["notes"]) == (True, [])
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_it_serves_until_it_is_stopped(stores: Path, cohort: Path, number: signal.Signals, status: int) -> None:
     with viewing(stores, "--slides", cohort, "--no-open") as process:
