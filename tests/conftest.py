@@ -1,7 +1,14 @@
-"""Fixtures that several test folders share: real stores made from arrays, and the real slides where they exist."""
+"""Fixtures that several test folders share: a warm process that forks commands, stores made from arrays, the real slides."""
 
+import contextlib
+import json
 import os
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +28,147 @@ from simtriplet.wsi.table import Categorical
 StoreFactory = Callable[..., TileStore]
 
 SHARED_DATA = Path(os.environ.get("SIMTRIPLET_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@dataclass
+class Ended:
+    """A command that has ended.
+
+    Attributes:
+        status: its exit status, of a signal negative.
+        results: on stdout.
+        said: on stderr.
+        seconds: that it took.
+    """
+
+    status: int
+    results: str
+    said: str
+    seconds: float
+
+    @property
+    def error(self) -> str:
+        """The one line that says what went wrong."""
+        lines = [line for line in self.said.splitlines() if line.startswith("Error: ")]
+        assert len(lines) == 1, self.said
+        assert "Traceback" not in self.said, self.said
+        return lines[0]
+
+
+class Zygote:
+    """Starts commands as children of one warm process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+        self.errors = (folder / "zygote.log").open("w")
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("zygote.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            env=environment,
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "ready\n"
+        self.n_started = 0
+        self.logs: dict[int, Path] = {}
+        self.began: dict[int, float] = {}
+
+    def ask(self, **order: Any) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return answer
+
+    def start(
+        self,
+        *arguments: object,
+        cwd: Path | None = None,
+        fsize: int | None = None,
+        writes_below: Path | None = None,
+        die_at: int | None = None,
+    ) -> int:
+        """Start `simtriplet ARGS...`; return its process id.
+
+        Args:
+            arguments: of the program.
+            cwd: where it runs.
+            fsize: limit on the size of its files.
+            writes_below: the folder whose writes count.
+            die_at: it kills itself before this one of them.
+        """
+        self.n_started += 1
+        log = self.folder / f"{self.n_started}.log"
+        began = time.monotonic()
+        order = {
+            "arguments": [str(argument) for argument in arguments],
+            "log": str(log),
+            "cwd": str(cwd or Path.cwd()),
+            "fsize": fsize,
+            "writes_below": None if writes_below is None else str(writes_below),
+            "die_at": die_at,
+        }
+        pid = int(self.ask(do="start", **order)["pid"])
+        self.logs[pid], self.began[pid] = log, began
+        return pid
+
+    def wait(self, pid: int, timeout: float = 120) -> Ended:
+        """Wait for the end of a command."""
+        status = self.ask(do="wait", pid=pid, timeout=timeout)["status"]
+        seconds = time.monotonic() - self.began[pid]
+        if status is None:
+            os.kill(pid, signal.SIGKILL)
+            self.ask(do="wait", pid=pid, timeout=10)
+            raise AssertionError(f"still running after {timeout} s: {self.logs[pid].read_text()}")
+        results = self.logs[pid].with_suffix(".out").read_text(errors="replace")
+        return Ended(status, results, self.logs[pid].read_text(errors="replace"), seconds)
+
+    def signal(self, pid: int, number: int) -> None:
+        """Send a signal to a command that may have ended."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    def kill(self, pid: int) -> Ended:
+        """Kill a command and wait for its end."""
+        self.signal(pid, signal.SIGKILL)
+        return self.wait(pid)
+
+    def run(self, *arguments: object, **options: Any) -> Ended:
+        """Run a command to its end."""
+        return self.wait(self.start(*arguments, **options))
+
+    def done(self, *arguments: object) -> Ended:
+        """Run a command that must succeed."""
+        ended = self.run(*arguments)
+        assert ended.status == 0, ended.said
+        return ended
+
+    def n_writes(self, below: Path, *arguments: object) -> int:
+        """Run a command that must succeed; return how often it wrote below a folder."""
+        pid = self.start(*arguments, writes_below=below)
+        ended = self.wait(pid)
+        assert ended.status == 0, ended.said
+        return int(self.logs[pid].with_suffix(".count").read_text())
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
+        self.process.stdout.close()
+        self.errors.close()
+
+
+@pytest.fixture(scope="session")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    """The warm process."""
+    found = Zygote(tmp_path_factory.mktemp("zygote"))
+    yield found
+    found.close()
 
 
 @pytest.fixture(scope="session")

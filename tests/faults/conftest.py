@@ -1,17 +1,13 @@
 """What the fault tests share: a warm process that forks commands, drawn slides, and what must hold after every kill."""
 
-import contextlib
 import csv
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,132 +44,6 @@ TRAINING = {
 }
 
 
-@dataclass
-class Ended:
-    """A command that has ended: its status (negative: of a signal), what it said, and how long it took."""
-
-    status: int
-    said: str
-    seconds: float
-
-    @property
-    def error(self) -> str:
-        """The one line that says what went wrong."""
-        lines = [line for line in self.said.splitlines() if line.startswith("Error: ")]
-        assert len(lines) == 1, self.said
-        assert "Traceback" not in self.said, self.said
-        return lines[0]
-
-
-class Zygote:
-    """Starts commands as children of one warm process."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
-        self.errors = (folder / "zygote.log").open("w")
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("zygote.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-            env=environment,
-        )
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "ready\n"
-        self.n_started = 0
-        self.logs: dict[int, Path] = {}
-        self.began: dict[int, float] = {}
-
-    def ask(self, **order: Any) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return answer
-
-    def start(
-        self,
-        *arguments: object,
-        fsize: int | None = None,
-        writes_below: Path | None = None,
-        die_at: int | None = None,
-    ) -> int:
-        """Start `simtriplet ARGS...`; return its process id.
-
-        Args:
-            arguments: of the program.
-            fsize: limit on the size of its files.
-            writes_below: the folder whose writes count.
-            die_at: it kills itself before this one of them.
-        """
-        self.n_started += 1
-        log = self.folder / f"{self.n_started}.log"
-        began = time.monotonic()
-        words = [str(argument) for argument in arguments]
-        below = None if writes_below is None else str(writes_below)
-        pid = int(
-            self.ask(do="start", arguments=words, log=str(log), fsize=fsize, writes_below=below, die_at=die_at)["pid"]
-        )
-        self.logs[pid], self.began[pid] = log, began
-        return pid
-
-    def wait(self, pid: int, timeout: float = 120) -> Ended:
-        """Wait for the end of a command."""
-        status = self.ask(do="wait", pid=pid, timeout=timeout)["status"]
-        seconds = time.monotonic() - self.began[pid]
-        if status is None:
-            os.kill(pid, signal.SIGKILL)
-            self.ask(do="wait", pid=pid, timeout=10)
-            raise AssertionError(f"still running after {timeout} s: {self.logs[pid].read_text()}")
-        return Ended(status, self.logs[pid].read_text(errors="replace"), seconds)
-
-    def signal(self, pid: int, number: int) -> None:
-        """Send a signal to a command that may have ended."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-    def kill(self, pid: int) -> Ended:
-        """Kill a command and wait for its end."""
-        self.signal(pid, signal.SIGKILL)
-        return self.wait(pid)
-
-    def run(self, *arguments: object, **options: Any) -> Ended:
-        """Run a command to its end."""
-        return self.wait(self.start(*arguments, **options))
-
-    def done(self, *arguments: object) -> Ended:
-        """Run a command that must succeed."""
-        ended = self.run(*arguments)
-        assert ended.status == 0, ended.said
-        return ended
-
-    def n_writes(self, below: Path, *arguments: object) -> int:
-        """Run a command that must succeed; return how often it wrote below a folder."""
-        pid = self.start(*arguments, writes_below=below)
-        ended = self.wait(pid)
-        assert ended.status == 0, ended.said
-        return int(self.logs[pid].with_suffix(".count").read_text())
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.wait(timeout=60)
-        self.process.stdout.close()
-        self.errors.close()
-
-
-@pytest.fixture(scope="session")
-def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    """The warm process."""
-    found = Zygote(tmp_path_factory.mktemp("zygote"))
-    yield found
-    found.close()
-
-
 @pytest.fixture(scope="session", autouse=True)
 def tiny_backbone() -> None:
     """The network that the warm process trains, so that its encoders can be opened here."""
@@ -206,7 +76,7 @@ def tile_command(drawn: Path) -> Callable[..., list[object]]:
 
 
 @pytest.fixture(scope="session")
-def tiled(zygote: Zygote, tile_command: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiled(zygote: Any, tile_command: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stores of two slides, without an index: not to be changed."""
     out = tmp_path_factory.mktemp("tiled") / "stores"
     zygote.done(*tile_command(out))
@@ -214,7 +84,7 @@ def tiled(zygote: Zygote, tile_command: Any, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="session")
-def indexed(zygote: Zygote, tiled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def indexed(zygote: Any, tiled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with their neighbours: not to be changed."""
     out = tmp_path_factory.mktemp("indexed") / "stores"
     shutil.copytree(tiled, out)
@@ -247,7 +117,7 @@ def training() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def trained(zygote: Zygote, pretrain_command: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(zygote: Any, pretrain_command: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nobody interrupted: not to be changed."""
     out = tmp_path_factory.mktemp("trained") / "run"
     zygote.done(*pretrain_command(out))
@@ -373,7 +243,7 @@ Command = Sequence[object]
 
 
 @pytest.fixture(scope="session")
-def torture(zygote: Zygote, rules: Rules) -> Callable[..., int]:
+def torture(zygote: Any, rules: Rules) -> Callable[..., int]:
     """Kill a command again and again; each time look at what it left, and now and then let it finish and compare."""
 
     def kill(
@@ -420,7 +290,7 @@ def torture(zygote: Zygote, rules: Rules) -> Callable[..., int]:
 
 
 @pytest.fixture(scope="session")
-def kill_at_writes(zygote: Zygote, rules: Rules) -> Callable[..., int]:
+def kill_at_writes(zygote: Any, rules: Rules) -> Callable[..., int]:
     """Kill a command before a write, a rename or a removal of its own: where a kill hurts, which random moments rarely hit."""
 
     def kill(

@@ -1,9 +1,10 @@
-"""Run the program as a user does: in a process of its own."""
+"""Run the program as a user does: in a process of its own, most of them forked from one that has imported everything."""
 
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,19 +14,40 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
-def program() -> Run:
-    """Call `simtriplet ARGS...`; checks the exit status, and that no failure shows a traceback."""
+def program(zygote: Any) -> Run:
+    """Call `simtriplet ARGS...` in a process forked from a warm one; checks the exit status, and that there is no traceback."""
+
+    def run(
+        *arguments: object, status: int = 0, cwd: Path | None = None, timeout: float = 600
+    ) -> "subprocess.CompletedProcess[str]":
+        ended = zygote.wait(zygote.start(*arguments, cwd=cwd), timeout)
+        done = subprocess.CompletedProcess(
+            ["simtriplet", *map(str, arguments)], ended.status, ended.results, ended.said
+        )
+        return checked(done, status)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def cold_program() -> Run:
+    """Do the same as a user does, in a process of its own that imports everything anew."""
 
     def run(
         *arguments: object, status: int = 0, cwd: Path | None = None, timeout: float = 600
     ) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "simtriplet.pipelines", *map(str, arguments)]
         ended = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=timeout, check=False)
-        assert "Traceback" not in ended.stderr, ended.stderr
-        assert ended.returncode == status, ended.stderr + ended.stdout
-        return ended
+        return checked(ended, status)
 
     return run
+
+
+def checked(ended: "subprocess.CompletedProcess[str]", status: int) -> "subprocess.CompletedProcess[str]":
+    """Return what ended as it should."""
+    assert "Traceback" not in ended.stderr, ended.stderr
+    assert ended.returncode == status, ended.stderr + ended.stdout
+    return ended
 
 
 @pytest.fixture(scope="session")

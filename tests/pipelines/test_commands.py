@@ -30,6 +30,12 @@ TINY = (
 
 
 @pytest.fixture(scope="module")
+def program(cold_program: Run) -> Run:
+    """Every command of this file is a process that imports everything anew."""
+    return cold_program
+
+
+@pytest.fixture(scope="module")
 def stores(program: Run, cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cohort's stores, tiled with labels and indexed."""
     out = tmp_path_factory.mktemp("stores")

@@ -179,7 +179,7 @@ def test_two_runs_of_one_folder_share_its_summary_and_a_killed_third_tells_what_
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_readers_that_hang_or_die_are_listed(
-    program: Run, failure: Failure, slide: Path, tmp_path: Path, faulty: tuple[str, str], workers: int
+    cold_program: Run, failure: Failure, slide: Path, tmp_path: Path, faulty: tuple[str, str], workers: int
 ) -> None:
     reasons = {
         "buggy": "slide 'buggy.svs': KeyError: 'no such key'; report this as a bug",
@@ -192,7 +192,7 @@ def test_readers_that_hang_or_die_are_listed(
     folder = copies(slide, tmp_path / "slides", *reasons, "fine-1", "fine-2", "zfine-3")
     out = tmp_path / "out"
     options = (*TILING, *faulty, "--workers", workers, "--slide-timeout", 8)
-    ended = program("tile", folder, "--out", out, *options, status=1)
+    ended = cold_program("tile", folder, "--out", out, *options, status=1)
     assert "6 of 9 slides failed" in failure(ended)
     rows = summary(out)
     for name, reason in reasons.items():
@@ -203,10 +203,10 @@ def test_readers_that_hang_or_die_are_listed(
 
 
 def test_a_single_slide_whose_reader_dies_is_one_line(
-    program: Run, failure: Failure, slide: Path, tmp_path: Path, faulty: tuple[str, str]
+    cold_program: Run, failure: Failure, slide: Path, tmp_path: Path, faulty: tuple[str, str]
 ) -> None:
     folder = copies(slide, tmp_path / "slides", "crashes")
-    line = failure(program("tile", folder, "--out", tmp_path / "out", *TILING, *faulty, status=1))
+    line = failure(cold_program("tile", folder, "--out", tmp_path / "out", *TILING, *faulty, status=1))
     assert "the process that read it died (signal 11, SIGSEGV); try another --reader" in line
 
 
@@ -262,13 +262,13 @@ def cluster(tmp_path: Path, plugin: Path) -> Iterator[str]:
 
 @pytest.mark.slow
 def test_a_cluster_goes_on_after_readers_and_workers_that_die(
-    program: Run, failure: Failure, slide: Path, tmp_path: Path, faulty: tuple[str, str], cluster: str
+    cold_program: Run, failure: Failure, slide: Path, tmp_path: Path, faulty: tuple[str, str], cluster: str
 ) -> None:
     """A slide whose Dask worker is killed is tried as often as the scheduler allows, here once more, then it is listed."""
     names = ("crashes", "hangs", "takes-worker-along", "fine-1", "fine-2")
     folder, out = copies(slide, tmp_path / "slides", *names), tmp_path / "out"
     options = (*TILING, *faulty, "--scheduler", cluster, "--slide-timeout", 8)
-    ended = program("tile", folder, "--out", out, *options, status=1)
+    ended = cold_program("tile", folder, "--out", out, *options, status=1)
     assert "3 of 5 slides failed" in failure(ended)
     rows = summary(out)
     assert "the process that read it died (signal 11, SIGSEGV)" in rows["crashes"]["reason"]

@@ -25,10 +25,17 @@ from simtriplet.pretrain.backbone import BACKBONES, Backbone
 
 WARM = (
     "simtriplet.pipelines.commands_slides",
+    "simtriplet.pipelines.command_check",
+    "simtriplet.pipelines.command_compare",
+    "simtriplet.pipelines.command_evaluate",
+    "simtriplet.pipelines.command_export",
+    "simtriplet.pipelines.command_import",
     "simtriplet.pipelines.command_index",
+    "simtriplet.pipelines.command_predict",
     "simtriplet.pipelines.commands_model",
     "simtriplet.pipelines.commands_flow",
     "simtriplet.wsi.readers",
+    "simtriplet.evaluate.comparison_report",
     "simtriplet.evaluate.report",
     "simtriplet.evaluate.results",
     "simtriplet.evaluate.unlabelled_report",
@@ -77,11 +84,11 @@ class DieAt:
 
 
 def become(order: dict[str, Any]) -> None:
-    """Turn a child into the program; what it says goes to a file."""
-    log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    """Turn a child into the program; its results and what it says go to two files."""
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    for number, name in ((1, Path(order["log"]).with_suffix(".out")), (2, order["log"])):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644), number)
+    os.chdir(order["cwd"])
     if order["fsize"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["fsize"], order["fsize"]))
     if order["writes_below"] is not None:
