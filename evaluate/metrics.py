@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import roc_auc_score
 
 from simtriplet.wsi.errors import EvaluationError
 
@@ -121,6 +120,8 @@ def measure(
 def _class_aurocs(codes: _Ints, probabilities: _Floats | None, n_classes: int) -> list[float | None]:
     if probabilities is None:
         return [None] * n_classes
+    from sklearn.metrics import roc_auc_score  # a second, which `--help` of the commands need not take
+
     found: list[float | None] = []
     for code in range(n_classes):
         positive = codes == code

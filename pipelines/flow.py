@@ -19,7 +19,6 @@ from simtriplet.pipelines.manifest import collect_jobs
 from simtriplet.pipelines.model_steps import embed_stores, pretrain_encoder, tell_result
 from simtriplet.pipelines.recipe import Recipe, relative_to_out
 from simtriplet.pipelines.slide_steps import make_folder, tile_slides, write_settings
-from simtriplet.pretrain.encoder import load_encoder
 from simtriplet.pretrain.settings import PretrainSettings, load_settings
 from simtriplet.wsi.errors import StoreError, TrainingError
 from simtriplet.wsi.folder_hold import FolderHold
@@ -157,6 +156,8 @@ def _embed(
     recipe: Recipe, stores: Sequence[TileStore], settings: PretrainSettings, run: Path, quiet: bool
 ) -> list[str]:
     """Embed with the trained encoder and, as a baseline, with the same network untrained; return the features' names."""
+    from simtriplet.pretrain.encoder import load_encoder  # torch: after what can be refused without it
+
     encoders = {recipe.embed.name: load_encoder(run)}
     if recipe.embed.baseline:
         encoders["random"] = load_encoder(f"random:{settings.model.backbone}:{settings.data.image_size_px}")

@@ -1,27 +1,31 @@
-"""The steps with a network, pretrain, embed and evaluate, as plain functions: commands and recipe runner call these."""
+"""The steps with a network, pretrain, embed and evaluate, as plain functions: commands and recipe runner call these.
+
+What stands on torch is imported where it is used: `--help`, a wrong option, and heads on stored features need not wait for it.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from simtriplet.evaluate.comparison import ComparisonSettings
-from simtriplet.evaluate.embed import EmbedSummary, Existing, embed_store
-from simtriplet.evaluate.evaluation import EvaluationResult
-from simtriplet.evaluate.label_curve import DEFAULT_AMOUNTS, DEFAULT_DRAWS, CurveSettings, LabelCurve
-from simtriplet.evaluate.paired import PairedDifference, compare_paired
-from simtriplet.evaluate.supervised_evaluation import evaluate_supervised, supervised_curve
-from simtriplet.evaluate.supervised_settings import SupervisedSettings
 from simtriplet.pipelines.console import print_table, progress_bar, say
 from simtriplet.pipelines.result_tables import METRIC_TITLES, interval_cell, print_differences
-from simtriplet.pretrain.distributed import is_first_process
-from simtriplet.pretrain.encoder import Encoder, load_encoder
-from simtriplet.pretrain.run_folder import RunFolder
-from simtriplet.pretrain.settings import PrecisionName, PretrainSettings
-from simtriplet.pretrain.step_log import StepReport
-from simtriplet.pretrain.trainer import PretrainResult, pretrain
 from simtriplet.wsi.errors import SettingsError
 from simtriplet.wsi.settings import build, parse_assignments
 from simtriplet.wsi.store import TileStore
+
+if TYPE_CHECKING:
+    from simtriplet.evaluate.comparison import ComparisonSettings
+    from simtriplet.evaluate.embed import EmbedSummary, Existing
+    from simtriplet.evaluate.evaluation import EvaluationResult
+    from simtriplet.evaluate.label_curve import LabelCurve
+    from simtriplet.evaluate.paired import PairedDifference
+    from simtriplet.evaluate.supervised_settings import SupervisedSettings
+    from simtriplet.pretrain.encoder import Encoder
+    from simtriplet.pretrain.result import PretrainResult
+    from simtriplet.pretrain.settings import PrecisionName, PretrainSettings
+    from simtriplet.pretrain.step_log import StepReport
 
 __all__ = [
     "NETWORK_PROTOCOLS",
@@ -46,6 +50,9 @@ def pretrain_encoder(
     quiet: bool = False,
 ) -> PretrainResult:
     """Train an encoder with progress shown, and say where things lie; of several processes, the first one speaks."""
+    from simtriplet.pretrain.distributed import is_first_process
+    from simtriplet.pretrain.trainer import pretrain
+
     speaks = is_first_process()
     with progress_bar("pretrain", "steps", quiet=quiet or not speaks) as tick:
 
@@ -70,6 +77,8 @@ def _say_result(result: PretrainResult) -> None:
     if result.skipped_steps:
         said = f"{result.skipped_steps} of {result.steps} steps were left out: their loss or gradient was not finite"
         say(said, warns=True)
+    from simtriplet.pretrain.run_folder import RunFolder
+
     folder = RunFolder(result.out)
     say(
         f"model card: {folder.card}; curves: {folder.metrics}"
@@ -91,6 +100,8 @@ def embed_stores(
     quiet: bool = False,
 ) -> list[EmbedSummary]:
     """Embed the tiles of stores with progress shown."""
+    from simtriplet.evaluate.embed import embed_store
+
     summaries = []
     total = sum(len(store) for store in stores)
     done = 0
@@ -143,11 +154,16 @@ def evaluate_network(
             "needs an encoder; pass --encoder" if encoder is None else "starts from random weights; leave --encoder out"
         )
         raise SettingsError(f"protocol {protocol!r}: {hint}")
+    from simtriplet.evaluate.supervised_evaluation import evaluate_supervised
+    from simtriplet.pretrain.encoder import load_encoder
+
     start = None if encoder is None else load_encoder(encoder)
     return evaluate_supervised(stores, _supervised_settings(assignments), encoder=start, **options)
 
 
 def _supervised_settings(assignments: Sequence[str]) -> SupervisedSettings:
+    from simtriplet.evaluate.supervised_settings import SupervisedSettings
+
     return build(SupervisedSettings, parse_assignments(assignments), source="--set")
 
 
@@ -166,6 +182,9 @@ def train_for_comparison(
         SettingsError: if a setting is not known.
         As evaluate_supervised.
     """
+    from simtriplet.evaluate.label_curve import DEFAULT_AMOUNTS, DEFAULT_DRAWS, CurveSettings
+    from simtriplet.evaluate.supervised_evaluation import evaluate_supervised, supervised_curve
+
     training = _supervised_settings(assignments)
     where, split = settings.label_options, settings.fold_options
     result = evaluate_supervised(stores, training, **where, **split)
@@ -177,7 +196,8 @@ def train_for_comparison(
 
 def tell_result(out: Path, result: EvaluationResult, baseline: EvaluationResult | None = None) -> None:
     """Print the numbers of an evaluation and write its files, with how far it is from the baseline."""
-    from simtriplet.evaluate.results import write_results  # it draws, and matplotlib is slow to import
+    from simtriplet.evaluate.paired import compare_paired
+    from simtriplet.evaluate.results import write_results
 
     differences = None if baseline is None else compare_paired(result, baseline)
     _print_result(result, baseline, differences)

@@ -1,12 +1,17 @@
 """Numbers with intervals, differences and label curves as tables for a person."""
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
 
-from simtriplet.evaluate.bootstrap import Interval
-from simtriplet.evaluate.label_curve import CurveKind, LabelCurve
-from simtriplet.evaluate.label_curve_files import CurveDifference
-from simtriplet.evaluate.paired import PairedDifference
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
 from simtriplet.pipelines.console import print_table
+
+if TYPE_CHECKING:  # scikit-learn stands behind these
+    from simtriplet.evaluate.bootstrap import Interval
+    from simtriplet.evaluate.label_curve import CurveKind, LabelCurve
+    from simtriplet.evaluate.label_curve_files import CurveDifference
+    from simtriplet.evaluate.paired import PairedDifference
 
 __all__ = ["METRIC_TITLES", "interval_cell", "print_differences", "print_label_curves"]
 

@@ -112,6 +112,15 @@ def test_quiet_shows_no_progress_and_verbose_logs(program: Run, cohort: Path, tm
     assert re.fullmatch(r"tile: \d+ tiles, [\d,]+/s, 0 s left patient\d\d-slide1 \(4/4\)", progress[-1])
 
 
+def test_help_of_a_command_and_heads_on_stored_features_need_no_torch() -> None:
+    """Which takes seconds to import: nobody waits for it before a wrong option is told."""
+    code = "import sys, click; from simtriplet.pipelines.cli import cli; context = click.Context(cli)\n"
+    code += "for name in cli.list_commands(context): cli.get_command(context, name)\n"
+    code += "print(sorted({'torch', 'torchvision', 'timm'} & set(sys.modules)))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "[]\n"
+
+
 def test_help_imports_no_command(program: Run) -> None:
     heavy = "{'torch', 'cv2', 'sklearn', 'matplotlib', 'dask'}"
     code = "import sys; from simtriplet.pipelines.cli import main; sys.argv = ['simtriplet', '--help'];"
