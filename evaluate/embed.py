@@ -103,12 +103,25 @@ def embed_store(
         remove_feature_leftovers(store, name)
         return EmbedSummary(store.slide_id, name, len(store), encoder.info.feature_dim, 0.0, skipped=True)
     _check_mpp(store, encoder)
+    if existing == "skip" and _is_of_another_encoder(store, name, encoder):
+        _logger.warning(
+            "store '%s': features %r are of another encoder and are replaced; give these another name to keep both",
+            store.path.name,
+            name,
+        )
     started = time.perf_counter()
     with claim_features(store, name) as claimed:
         features = _embed(store, encoder, place, precision=used, batch_size=batch_size, progress=progress)
         claimed.write(features, encoder_attributes(encoder, used))
     seconds = time.perf_counter() - started
     return EmbedSummary(store.slide_id, name, len(store), features.shape[1], seconds, skipped=False)
+
+
+def _is_of_another_encoder(store: TileStore, name: str, encoder: Encoder) -> bool:
+    if not store.features_exist(name):
+        return False
+    made_by = store.feature_attributes(name).get("encoder_hash")
+    return made_by not in (None, encoder.info.checkpoint_hash)
 
 
 def _embed(

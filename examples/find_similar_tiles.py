@@ -1,13 +1,14 @@
 """Find the tiles most like one: `python examples/find_similar_tiles.py stores --encoder runs/first --tile 3`."""
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from simtriplet.pretrain import load_encoder
-from simtriplet.wsi import open_stores
+from simtriplet.wsi import SimTripletError, open_stores
 
 
 def main() -> None:
@@ -37,4 +38,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SimTripletError as error:
+        sys.exit(f"Error: {error}")

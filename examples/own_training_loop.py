@@ -5,6 +5,7 @@ stop-gradient.
 """
 
 import argparse
+import sys
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
@@ -14,6 +15,7 @@ from torchvision.models import resnet18
 from torchvision.transforms import v2
 
 from simtriplet.pretrain import Triplet, TripletDataset
+from simtriplet.wsi import SimTripletError
 
 
 def make_loader(stores: list[str], size_px: int, batch_size: int) -> "DataLoader[Triplet]":
@@ -93,4 +95,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SimTripletError as error:
+        sys.exit(f"Error: {error}")

@@ -1,9 +1,19 @@
 """Tile slides and pair neighbours from Python: `python examples/tile_and_index.py SLIDE... --out stores`."""
 
 import argparse
+import sys
 from pathlib import Path
 
-from simtriplet.wsi import SlideJob, TileRequest, TileStore, TilingSpec, index_store, open_slide, tile_slide
+from simtriplet.wsi import (
+    SimTripletError,
+    SlideJob,
+    TileRequest,
+    TileStore,
+    TilingSpec,
+    index_store,
+    open_slide,
+    tile_slide,
+)
 
 
 def main() -> None:
@@ -32,4 +42,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SimTripletError as error:
+        sys.exit(f"Error: {error}")

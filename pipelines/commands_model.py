@@ -32,7 +32,8 @@ __all__ = ["embed", "pretrain"]
     "--preset",
     default="paper",
     show_default=True,
-    help=f"Settings to start from: {', '.join(preset_names())}. paper: ResNet-50, 128 px, 400 epochs; quick: a CPU, minutes.",
+    help=f"Settings to start from: {', '.join(preset_names())}. paper: as published, ResNet-50, 400 epochs; "
+    "pathology: what the study found better on tissue; quick: a CPU, minutes.",
 )
 @click.option(
     "--precision",

@@ -35,7 +35,11 @@ def info(slides: tuple[Path, ...], reader: str) -> None:
             with open_slide(path, reader=reader) as slide:
                 about = slide.info
                 levels = " ".join(f"{downsample:.4g}" for downsample in about.level_downsamples)
-                mpp = "unknown (pass --slide-mpp)" if about.mpp_x is None else f"{about.mpp_x:.5g} x {about.mpp_y:.5g}"
+                mpp = (
+                    "unknown (tell tile --slide-mpp)"
+                    if about.mpp_x is None
+                    else f"{about.mpp_x:.5g} x {about.mpp_y:.5g}"
+                )
                 power = "" if about.objective_power is None else f"{about.objective_power:g}x"
                 rows.append(
                     [path.name, f"{about.width} x {about.height}", levels, mpp, power, about.vendor, slide.name]

@@ -232,11 +232,20 @@ class _LineTicker(ABC):
         """Write the line."""
 
 
+def _duration(seconds: float) -> str:
+    """Return a time as a person says it."""
+    for limit, length, unit in ((180, 1, "s"), (180 * 60, 60, "min"), (72 * 3600, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / length:,.0f} {unit}"
+    return f"{seconds / 86400:,.0f} days"
+
+
 class _PlainTicker(_LineTicker):
     def _write(self, done: int, total: int, rate: float, left_s: float, note: str, part: Part | None) -> None:
         # of several parts only those that were begun have told how much they are
         count = f"{done}/{total}" if part is None or part.of == 1 else f"{done}"
-        say(f"{self._title}: {count} {self._unit}, {rate:,.0f}/s, {left_s:,.0f} s left {note}".rstrip())
+        rate_text = f"{rate:,.0f}" if rate >= 10 or not rate else f"{rate:.2g}"
+        say(f"{self._title}: {count} {self._unit}, {rate_text}/s, {_duration(left_s)} left {note}".rstrip())
 
 
 class _JsonTicker(_LineTicker):

@@ -54,6 +54,11 @@ def pretrain_encoder(
     from simtriplet.pretrain.trainer import pretrain
 
     speaks = is_first_process()
+    if speaks and settings.run.device == "auto" and settings.model.backbone != "resnet18":
+        from simtriplet.pretrain.precision import pick_device
+
+        if pick_device("auto").type == "cpu":
+            say(f"no GPU: {settings.model.backbone} takes days on a CPU; --preset quick is made for one", warns=True)
     with progress_bar("pretrain", "steps", quiet=quiet or not speaks) as tick:
 
         def progress(report: StepReport) -> None:

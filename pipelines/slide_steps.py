@@ -95,10 +95,13 @@ def tile_slides(
     one = len(jobs) == 1 and scheduler is None
     if not one:
         _tell_batch_room(jobs, out, request, existing)
-    # as a store does, it names the user's own masks without their folder
-    write_settings(out / "tile.toml", replace(request, tissue=TissueSpec(**request.tissue.describe())))
+    told = out / "tile.toml"  # as a store does, it names the user's own masks without their folder
+    asked = replace(request, tissue=TissueSpec(**request.tissue.describe()))
+    if not told.exists():
+        write_settings(told, asked)
+    stay = _finished_before(jobs, out, existing)
     if not retry_failed:
-        begin_summary(out / SUMMARY_NAME, [job.slide_id for job in jobs])
+        begin_summary(out / SUMMARY_NAME, [job.slide_id for job in jobs if job.slide_id not in stay])
     outcomes: list[Outcome] = []
     with progress_bar("tile", "tiles", quiet=quiet, parts="slides") as tick:
         done: dict[str, tuple[int, int]] = {}
@@ -123,12 +126,27 @@ def tile_slides(
         with closing(batch):
             for outcome in batch:
                 outcomes.append(outcome)
+                if outcome.status == "ok" and sum(one.status == "ok" for one in outcomes) == 1:
+                    write_settings(told, asked)
                 n_tiles = outcome.summary.n_tiles if outcome.summary is not None else 0
                 done[outcome.slide_id] = n_tiles, n_tiles
-                write_summary(out / SUMMARY_NAME, outcomes)
+                news = [one for one in outcomes if one.summary is not None or one.slide_id not in stay]
+                write_summary(out / SUMMARY_NAME, news)
     if len(outcomes) > 1 or outcomes[0].summary is not None:  # the failure of a single slide is the command's own error
         print_table("tiling", TILE_COLUMNS, [_tile_row(outcome) for outcome in outcomes])
     return outcomes
+
+
+def _finished_before(jobs: Sequence[SlideJob], out: Path, existing: Existing) -> set[str]:
+    """Return the slides whose stores are there and stay: that they may not be touched takes no line out of the summary."""
+    try:
+        rows = read_summary(out / SUMMARY_NAME)
+    except SettingsError:  # none yet, or one that tells nothing any more
+        return set()
+    there = {job.slide_id for job in jobs if (out / f"{job.slide_id}{STORE_SUFFIX}").exists()}
+    return (
+        set() if existing == "replace" else {name for name in there & rows.keys() if rows[name]["status"] != "failed"}
+    )
 
 
 def _failed_before(jobs: Sequence[SlideJob], summary: Path) -> list[SlideJob]:

@@ -41,7 +41,8 @@ class Cohort:
         similarity_features: name of the stored features that the pair weight "similarity" compares.
 
     Raises:
-        TrainingError: if no store or no tile is left, or two stores differ in tile size or resolution.
+        TrainingError: if no store or no tile is left, none of the patients to exclude is there, or two stores differ in tile size
+            or resolution.
         NeighbourError: if a store has no such index, or a stale one, or its pairs cannot be weighed.
         UnknownNameError: if there is no such pair weight.
         StoreError: if a store lacks what a pair weight needs.
@@ -63,6 +64,13 @@ class Cohort:
             )
         kept = [store for store in stores if store.patient_id not in exclude_patients]
         unknown = sorted(set(exclude_patients) - {store.patient_id for store in stores})
+        if unknown and len(unknown) == len(
+            set(exclude_patients)
+        ):  # of several cohorts' lists some may have no slide here
+            named = ", ".join(unknown[:3]) + (", ..." if unknown[3:] else "")
+            raise TrainingError(
+                f"patients to exclude ({named}): none is in the stores; correct the names, or exclude nobody"
+            )
         if unknown:
             logger.warning("patients to exclude that are in no store: %s", ", ".join(unknown))
         if not kept:

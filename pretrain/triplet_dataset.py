@@ -98,6 +98,10 @@ class TripletDataset(Dataset[Triplet]):
         self.slide_patients = tuple(store.patient_id for store in cohort.stores)
         self.slide_numbers = cohort.slide_of(self._anchors)
 
+    def __repr__(self) -> str:
+        tiles = f"{len(self)} tiles of {self.size_px} px at {self.mpp:.4g} um per pixel"
+        return f"<{type(self).__name__}: {tiles}, {len(self.slides)} slides of {len(self.patients)} patients>"
+
     @property
     def size_px(self) -> int:
         """Side of a stored tile, pixels."""

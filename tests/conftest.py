@@ -124,8 +124,12 @@ class Zygote:
             os.kill(pid, signal.SIGKILL)
             self.ask(do="wait", pid=pid, timeout=10)
             raise AssertionError(f"still running after {timeout} s: {self.logs[pid].read_text()}")
-        results = self.logs[pid].with_suffix(".out").read_text(errors="replace")
-        return Ended(status, results, self.logs[pid].read_text(errors="replace"), seconds)
+        files = (
+            self.logs[pid].with_suffix(".out"),
+            self.logs[pid],
+        )  # missing where it was killed before it opened them
+        results, said = (file.read_text(errors="replace") if file.exists() else "" for file in files)
+        return Ended(status, results, said, seconds)
 
     def signal(self, pid: int, number: int) -> None:
         """Send a signal to a command that may have ended."""

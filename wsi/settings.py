@@ -141,7 +141,7 @@ def _convert(hint: Any, value: Any, *, source: str, name: str) -> Any:
 
 def _tell(value: Any) -> str:
     try:
-        told = _BRIEF.repr(value)
+        told = " ".join(_BRIEF.repr(value).split())  # a tensor takes several lines
     except (ValueError, RecursionError):  # more digits, or deeper lists, than Python writes
         return f"a {type(value).__name__}"
     return told if len(told) <= _MOST_TOLD else f"{told[:_MOST_TOLD]}..."

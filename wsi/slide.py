@@ -27,6 +27,7 @@ __all__ = [
     "level_downsamples",
     "open_slide",
     "slide_mpp",
+    "warn_of_other_mpp",
 ]
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,9 @@ MAX_TILE_PX = 1 << 24
 
 MAX_ANISOTROPY = 0.01
 """Largest relative difference between horizontal and vertical mpp that counts as square pixels."""
+
+_TOLD_MPP_SHARE = 0.05
+"""A given mpp that differs by more from the file's is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +278,21 @@ def slide_mpp(reader: SlideReader, override: float | None = None) -> float:
         return override
     mpp_x, mpp_y = reader.info.mpp_x, reader.info.mpp_y
     if mpp_x is None or mpp_y is None:
-        raise ResolutionError(f"slide '{reader.path}': has no mpp in its file; pass --slide-mpp")
+        raise ResolutionError(
+            f"slide '{reader.path}': has no mpp in its file; pass --slide-mpp, or slide_mpp in a manifest for this one alone"
+        )
     if abs(mpp_x - mpp_y) > MAX_ANISOTROPY * max(mpp_x, mpp_y):
         raise ResolutionError(f"slide '{reader.path}': pixels are not square ({mpp_x} x {mpp_y} um); pass --slide-mpp")
     return (mpp_x + mpp_y) / 2
+
+
+def warn_of_other_mpp(reader: SlideReader, used: float) -> None:
+    """Tell where an mpp that was given is far from the one in the file: it may be meant for the other slides of a folder."""
+    in_file = reader.info.mpp_x
+    if in_file is not None and abs(used - in_file) > _TOLD_MPP_SHARE * in_file:
+        log.warning(
+            "slide '%s': its file says %.4g um per pixel, %.4g is used as asked; slide_mpp in a manifest is for single slides",
+            reader.path.name,
+            in_file,
+            used,
+        )

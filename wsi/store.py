@@ -73,6 +73,9 @@ class TileStore:
         """Open a store; the same as calling the class."""
         return cls(path)
 
+    def __repr__(self) -> str:
+        return f"<TileStore '{self.path.name}': {len(self)} tiles of {self.size_px} px at {self.mpp:.4g} um per pixel>"
+
     @property
     def slide_id(self) -> str:
         """The slide's id, unique in a cohort."""

@@ -15,7 +15,7 @@ from simtriplet.wsi.geometry import TilePlan, TilingSpec, morton_order, plan_til
 from simtriplet.wsi.native_grid import NativeTiles, native_spec, native_tiles
 from simtriplet.wsi.overview import Overview, read_overview
 from simtriplet.wsi.quality import find_fold_limit
-from simtriplet.wsi.slide import SlideReader, open_slide, slide_mpp
+from simtriplet.wsi.slide import SlideReader, open_slide, slide_mpp, warn_of_other_mpp
 from simtriplet.wsi.tile_request import SlideJob, TileRequest
 from simtriplet.wsi.tissue import TissueMap, overview_um_per_px
 from simtriplet.wsi.tissue_source import find_tissue
@@ -128,6 +128,7 @@ def survey_slide(reader: SlideReader, job: SlideJob, request: TileRequest, *, um
         SlideReadError: if the slide is damaged, unless the request skips that.
     """
     mpp = slide_mpp(reader, job.slide_mpp)
+    warn_of_other_mpp(reader, mpp)
     spec, native = request.tiling, None
     if request.grid == "native":
         level = _native_level(reader, mpp, spec)

@@ -46,12 +46,13 @@ def draw_slide(
     Memory holds a few bands of tiles and the coarser levels compressed, never a level.
 
     Args:
-        path: the file to write, by custom `.svs`; replaced if it exists.
+        path: the file to write, by custom `.svs`; a slide that was drawn before is replaced, no other file is.
         spec: what to draw.
         canvas: (h, w, 3) uint8 RGB images by class, repeated mirrored in the place of the painted texture.
 
     Raises:
-        SettingsError: if a class has no texture, a canvas is no such image, or the tissue is too small for the classes.
+        SettingsError: if another file is there, a class has no texture, a canvas is no such image, or the tissue is too small
+            for the classes.
     """
     path = Path(path)
     return draw_file(path, spec, plan_regions(spec), _make_textures(spec, canvas or {}))

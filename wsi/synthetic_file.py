@@ -17,6 +17,7 @@ import imagecodecs
 import numpy as np
 import tifffile
 
+from simtriplet.wsi.errors import SettingsError
 from simtriplet.wsi.synthetic_scene import Scene, make_scene
 from simtriplet.wsi.synthetic_spec import (
     APERIO_COMPRESSION,
@@ -28,6 +29,9 @@ from simtriplet.wsi.synthetic_spec import (
 from simtriplet.wsi.synthetic_texture import Pixels, Texture
 
 __all__ = ["draw_file", "replacing"]
+
+_SOFTWARE = "SimTriplet"
+"""By which a drawn slide is known."""
 
 _THUMBNAIL_BOX_PX = (1024, 768)
 _Encode = Callable[[Pixels], bytes]
@@ -155,6 +159,7 @@ def draw_file(
                 band = level.add(band)
             yield from (encoded for _, encoded in tiles)
 
+    _refuse_other_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # A classic TIFF ends at 4 GiB; JPEG stays below a third of the pixels up to quality 95.
     small = spec.compression == "jpeg" and spec.jpeg_quality <= 95
@@ -166,6 +171,19 @@ def draw_file(
         for number, level in enumerate(coarse, 1):
             _write_level(tiff, spec, number, iter(level.finish()))
     return SyntheticSlide(path, spec, regions)
+
+
+def _refuse_other_file(path: Path) -> None:
+    """A drawing takes the place of a drawing and of nothing else: the path may be that of somebody's slide."""
+    if not path.exists():
+        return
+    try:
+        with tifffile.TiffFile(path) as found:
+            is_drawn = found.pages.first.software == _SOFTWARE
+    except (OSError, ValueError, LookupError, tifffile.TiffFileError):
+        is_drawn = False
+    if not is_drawn:
+        raise SettingsError(f"slide '{path}': is there and was not drawn by this program; draw to another path")
 
 
 def _write_level(tiff: tifffile.TiffWriter, spec: SyntheticSlideSpec, level: int, tiles: Iterator[bytes]) -> None:
@@ -199,7 +217,7 @@ def _write_page(
         photometric="rgb",
         description=description,
         metadata=None,
-        software=False,
+        software=_SOFTWARE,
         **layout,
     )
 

@@ -10,6 +10,7 @@ import tifffile
 
 from simtriplet.wsi.codestream import END_MARKER, codestream_size
 from simtriplet.wsi.jpeg_decoding import decode_jpeg
+from simtriplet.wsi.lzw_stream import refuse_broken_lzw
 from simtriplet.wsi.openslide_reader import positive
 from simtriplet.wsi.slide import MAX_TILE_PX, Pixels, SlideInfo, level_downsamples
 
@@ -20,6 +21,7 @@ _COLOURS = {1: (1, 2), 5: (1, 2), 7: (1, 2, 6), 8: (1, 2), 32946: (1, 2), 33005:
 numbers) and Aperio's JPEG 2000. Only the JPEG codec turns YCbCr into RGB itself; Aperio's JPEG 2000 in YCbCr (33003)
 comes out unconverted, so it is left to OpenSlide."""
 
+_LZW = 5
 _CODESTREAMS = (7, 33005)
 """Compressions whose tiles end with a marker: JPEG and Aperio's JPEG 2000."""
 
@@ -52,13 +54,15 @@ class TiffLevel:
         self.jpegtables: bytes | None = page.jpegtables
         self.decode = cast(Decoder, page.decode)
         self.jpeg_colours = _jpeg_colours(page)
+        self.is_lzw = int(page.compression) == _LZW
         self.end_marker = END_MARKER if int(page.compression) in _CODESTREAMS else b""
 
     def decode_other(self, data: bytes, number: int) -> npt.NDArray[np.uint8] | None:
         """Decode a tile that is no RGB or YCbCr JPEG.
 
         Raises:
-            ValueError: if the stream announces more pixels than a tile, which could fill the memory.
+            ValueError: if the stream announces more pixels than a tile, which could fill the memory, or is LZW that would end
+                the process.
         """
         if self.end_marker:
             # less is legal at the slide's right and lower border
@@ -68,6 +72,8 @@ class TiffLevel:
             width, height = size
             if not (0 < width <= self.tile_width and 0 < height <= self.tile_height):
                 raise ValueError(f"its stream announces {width} x {height} pixels")
+        if self.is_lzw:
+            refuse_broken_lzw(data)
         return self.decode(data, number, jpegtables=self.jpegtables)[0]
 
     def decode_jpeg(self, data: bytes, out: Pixels | None) -> Pixels:

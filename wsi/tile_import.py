@@ -21,7 +21,7 @@ from simtriplet.wsi.geometry import TilePlan, TilingSpec, morton_order, plan_til
 from simtriplet.wsi.h5_coordinates import TileCoordinates
 from simtriplet.wsi.overview import Overview, read_overview
 from simtriplet.wsi.quality import QualitySpec, find_fold_limit
-from simtriplet.wsi.slide import SlideInfo, SlideReader, open_slide, slide_mpp
+from simtriplet.wsi.slide import SlideInfo, SlideReader, open_slide, slide_mpp, warn_of_other_mpp
 from simtriplet.wsi.store import STORE_SUFFIX
 from simtriplet.wsi.store_writer import StoreContents, StoreWriter
 from simtriplet.wsi.survey import Cells, Survey, estimate_room, refuse_full_disk
@@ -148,6 +148,7 @@ def _digest(job: SlideJob, coordinates: TileCoordinates, request: ImportRequest)
 def _survey(reader: SlideReader, job: SlideJob, coordinates: TileCoordinates) -> tuple[Survey, npt.NDArray[np.int64]]:
     """Return all that is known before the tiles are read, and their (n, 2) places in storage order."""
     mpp = slide_mpp(reader, job.slide_mpp)
+    warn_of_other_mpp(reader, mpp)
     _refuse_other_slide(reader.info, job, coordinates)
     plan = _plan(reader.info, mpp, job, coordinates)
     lattice = find_lattice(coordinates.base_xy, plan.base_size, base_overlap=coordinates.base_overlap)

@@ -99,6 +99,7 @@ class SlideJob:
     regions: tuple[NamedRegion, ...] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))  # a text will do
         if not _SAFE_ID.fullmatch(self.slide_id) or len(self.slide_id.encode()) > 200:
             raise SettingsError(
                 f"slide id {self.slide_id!r}: must be letters, digits, blanks and ._()+- and start with a letter or digit; "

@@ -77,7 +77,7 @@ def test_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 again = {**cell, "source": cell.source.replace("run.max_steps=30", "run.max_steps=1")}
                 client.execute_cell(nbformat.from_dict(again), place)
     printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
-    assert "of the pairs of one class" in printed
+    assert "of the pairs are of one class" in printed
     pictures = [
         output for cell in notebook.cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
     ]

@@ -56,10 +56,12 @@ def test_anndata_reads_the_features(store_factory, encoder):
     np.testing.assert_array_equal(table.obsm["X_f"], store.features("f"))
 
 
-def test_embedding_again_replaces_skips_or_refuses(store_factory, encoder):
+def test_embedding_again_replaces_skips_or_refuses(store_factory, encoder, caplog):
     store = store_factory(index=False)
     write_features(store, "f", np.zeros((24, 3), np.float32), {"encoder_hash": "other"})
     assert not embed_store(store, encoder, name="f", device="cpu", existing="skip").skipped
+    assert "features 'f' are of another encoder and are replaced" in caplog.text
+    caplog.clear()
     assert store.features("f").shape == (24, 512)
     assert embed_store(store, encoder, name="f", device="cpu", existing="skip").skipped
     assert not embed_store(store, encoder, name="f", device="cpu").skipped

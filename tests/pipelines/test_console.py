@@ -100,7 +100,7 @@ def test_lines_of_several_slides_tell_the_time_that_all_of_them_take(
         for after_s, done, part in ((1, 10, (10, 10, 1)), (5, 40, (30, 30, 2)), (0.5, 50, (10, 20, 3))):
             clock[0] += after_s
             tick(done, done, "one", part=console.Part("one", *part, 8))
-    assert capsys.readouterr().err == "tile: 40 tiles, 7/s, 18 s left one\n"
+    assert capsys.readouterr().err == "tile: 40 tiles, 6.7/s, 18 s left one\n"
 
 
 def test_quiet_shows_no_progress_and_verbose_logs(program: Run, cohort: Path, tmp_path: Path) -> None:

@@ -107,6 +107,22 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
+def test_stores_that_may_not_be_touched_keep_their_lines_and_settings(
+    program: Run, failure: Failure, slide: Path, tmp_path: Path
+) -> None:
+    folder, out = copies(slide, tmp_path / "slides", "a", "b"), tmp_path / "out"
+    program("tile", folder, "--out", out, *TILING)
+    before = [(out / name).read_text() for name in ("tile-summary.csv", "tile.toml")]
+    for existing in ("error", "skip"):
+        other = ("--mpp", 0.5, "--size", 128, "--existing", existing)
+        assert "2 of 2 slides failed" in failure(program("tile", folder, "--out", out, *other, status=1))
+        assert [(out / name).read_text() for name in ("tile-summary.csv", "tile.toml")] == before
+    shutil.copy(slide, folder / "c.svs")
+    program("tile", folder, "--out", out, "--mpp", 0.5, "--size", 128, status=1)
+    assert {name: row["status"] for name, row in summary(out).items()} == {"a": "ok", "b": "ok", "c": "ok"}
+    assert "size_px = 128" in (out / "tile.toml").read_text()
+
+
 def test_one_bad_slide_of_fifty_and_another_try(program: Run, failure: Failure, slide: Path, tmp_path: Path) -> None:
     folder, out = copies(slide, tmp_path / "slides", *(f"s{number:02d}" for number in range(50))), tmp_path / "out"
     bad = folder / "s23.svs"

@@ -225,3 +225,11 @@ def test_what_would_fail_on_every_slide_is_refused_before_anything_is_written(
 def test_a_context_finer_than_the_slide_is_named(program: Run, failure: Failure, slide: Path, tmp_path: Path) -> None:
     line = failure(program("tile", slide, "--out", tmp_path / "o", "--context-mpp", 0.1, status=1))
     assert "--context-mpp" in line
+
+
+def test_an_mpp_that_is_far_from_the_files_is_told(program: Run, cohort: Path, tmp_path: Path) -> None:
+    slide = cohort.parent / "patient01-slide1.svs"
+    said = program("tile", slide, "--out", tmp_path, "--mpp", 1.0, "--size", 64, "--slide-mpp", 0.25).stderr
+    assert said.count("its file says 0.5 um per pixel, 0.25 is used as asked") == 1
+    near = ("--slide-mpp", 0.51, "--existing", "replace")
+    assert "its file says" not in program("tile", slide, "--out", tmp_path, "--mpp", 1.02, "--size", 64, *near).stderr

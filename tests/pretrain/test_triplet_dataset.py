@@ -150,6 +150,8 @@ def test_each_sample_has_a_slide_and_a_patient(store_factory: StoreFactory) -> N
     store = store_factory("b", patient_id="p1", rows=2, cols=2)
     dataset = TripletDataset(store.path.parent, isolated="drop")
     assert dataset.slide_numbers.tolist() == [0] * 20 + [1] * 4
+    assert repr(dataset) == "<TripletDataset: 24 tiles of 32 px at 0.5 um per pixel, 2 slides of 2 patients>"
+    assert repr(store) == "<TileStore 'b.tiles.zarr': 4 tiles of 32 px at 0.5 um per pixel>"
     assert (dataset.slides, dataset.slide_patients, dataset.patients) == (("a", "b"), ("p2", "p1"), ("p1", "p2"))
 
 
@@ -157,6 +159,8 @@ def test_options_that_would_silently_do_something_else_are_refused(store_factory
     store = store_factory(patient_id="p1")
     with pytest.raises(SettingsError, match=r"exclude_patients 'p1': must be several patients; pass \['p1'\]"):
         TripletDataset(store, exclude_patients="p1")
+    with pytest.raises(TrainingError, match=r"patients to exclude \(p9\): none is in the stores"):
+        TripletDataset(store, exclude_patients=["p9"])
     with pytest.raises(SettingsError, match="'isolated' is 'dorp': must be 'self' or 'drop'"):
         TripletDataset(store, isolated="dorp")  # type: ignore[arg-type]
 

@@ -46,6 +46,12 @@ def refuse(**values: Any) -> str:
     return str(caught.value)
 
 
+def test_a_value_of_several_lines_is_told_in_one() -> None:
+    import numpy as np
+
+    assert "\n" not in refuse(title=np.zeros((30, 30)))
+
+
 def test_defaults_stay_where_nothing_is_said() -> None:
     assert make() == Run(out=Path("runs"))
 

@@ -115,7 +115,8 @@ def test_pages_are_in_the_order_of_aperio_and_carry_no_date(slide: SyntheticSlid
             "Aperio Image Library v12.0.0\r\n"
             "1930x1410 [0,0 1930x1410] (256x256) JPEG/RGB Q=80|AppMag = 20|MPP = 0.5000|"
         )
-        assert all(name not in page.tags for page in pages for name in ("DateTime", "Software"))
+        assert all(name not in page.tags for page in pages for name in ("DateTime",))
+        assert [page.software for page in pages] == ["SimTriplet"] * 4
         assert not tiff.is_bigtiff
 
 
@@ -484,3 +485,16 @@ def test_a_cohort_of_nothing_is_refused(tmp_path: Path, name: str, value: int) -
     numbers = {"n_patients": 1, "slides_per_patient": 1, "seed": 0, name: value}
     with pytest.raises(SettingsError, match=f"{name} {value}: must be"):
         draw_cohort(tmp_path, spec=SPEC, **numbers)
+
+
+def test_a_drawing_takes_the_place_of_drawings_alone(tmp_path: Path) -> None:
+    """Whoever puts the path of a real slide in the place of the drawn one keeps the slide."""
+    spec = SyntheticSlideSpec(width_px=256, height_px=256, n_pieces=1, region_um=60.0)
+    path = draw_slide(tmp_path / "a.svs", spec).path
+    drawn = path.read_bytes()
+    assert draw_slide(path, spec).path.read_bytes() == drawn
+    for content in (drawn.replace(b"SimTriplet\0", b"NotThisOne\0"), b"no slide at all", b""):
+        path.write_bytes(content)
+        with pytest.raises(SettingsError, match=r"a\.svs': is there and was not drawn by this program"):
+            draw_slide(path, spec)
+        assert path.read_bytes() == content
