@@ -1,5 +1,7 @@
 """A hook of MkDocs: the help of commands as Markdown. Blocks that click must not wrap become code, and `<` is no HTML."""
 
+import textwrap
+
 import click
 
 from simtriplet.pipelines.cli import cli
@@ -17,5 +19,5 @@ def on_config(config: object) -> None:
 def _as_markdown(paragraph: str) -> str:
     first, _, rest = paragraph.partition("\n")
     if first.strip() == "\b":
-        return f"```text\n{rest}\n```"
+        return f"```text\n{textwrap.dedent(rest)}\n```"
     return paragraph.replace("<", "&lt;")

@@ -93,7 +93,7 @@ def curves_section(comparison: Comparison) -> str:
     if not any(parts):
         return section("Few labels", paragraph("Curves over the number of labels were not measured."))
     said = f"In the tables: balanced accuracy; below it the difference from {comparison.reference}, and its p-value."
-    return section("Few labels", paragraph(said, kind="small quiet"), _columns(*filter(None, parts)))
+    return section("Few labels", paragraph(said, kind="small quiet"), "".join(filter(None, parts)))  # wide tables
 
 
 def _curve_part(comparison: Comparison, kind: CurveKind) -> str:
