@@ -156,6 +156,7 @@ def _outcome(attempt: Callable[[int], str], number: int) -> str:
 
 
 def as_the_program_logs() -> None:
-    """Silence the libraries that the command line silences."""
+    """Silence the libraries that the command line silences, and what this program warns of, such as an mpp far from the file's."""
+    logging.getLogger("simtriplet").setLevel(logging.ERROR)
     for name in ("tifffile", "PIL"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
