@@ -12,6 +12,7 @@ from simtriplet.pipelines.options import AnyPath, device_options, existing_optio
 from simtriplet.pipelines.patient_list import read_patients
 from simtriplet.pipelines.repeated_warnings import first_of_each_warning
 from simtriplet.pipelines.slide_steps import make_folder
+from simtriplet.pipelines.stop_signals import STOP
 from simtriplet.pretrain.settings import load_settings, preset_names
 from simtriplet.wsi.errors import TrainingError
 from simtriplet.wsi.store import open_stores
@@ -83,11 +84,11 @@ def pretrain(
     named = {"run.precision": precision, "run.on_nan": on_nan}
     overrides = [*assignments, *(f"{key}={value}" for key, value in named.items() if value)]
     settings = load_settings(preset=preset, file=config, overrides=overrides)
-    from simtriplet.pretrain.distributed import is_first_process  # torch: after what can be refused without it
-
     excluded = read_patients(exclude_patients) if exclude_patients is not None else ()
     opened = open_stores(stores)
     make_folder(out)
+    with STOP.while_importing():  # torch: after what can be refused without it
+        from simtriplet.pretrain.distributed import is_first_process
     result = pretrain_encoder(opened, settings, out, resume=resume, exclude_patients=excluded, quiet=quiet())
     if not result.finished:
         raise TrainingError(f"run '{out}': stopped after run.max_minutes; go on with --resume")
@@ -127,7 +128,8 @@ def embed(
     """
     check_forms(forms)
     opened = open_stores(stores)
-    from simtriplet.pretrain.encoder import load_encoder  # torch: after what can be refused without it
+    with STOP.while_importing():  # torch: after what can be refused without it
+        from simtriplet.pretrain.encoder import load_encoder
 
     network = load_encoder(encoder, allow_download=allow_download)
     with first_of_each_warning():

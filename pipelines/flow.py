@@ -19,6 +19,7 @@ from simtriplet.pipelines.manifest import collect_jobs
 from simtriplet.pipelines.model_steps import embed_stores, pretrain_encoder, tell_result
 from simtriplet.pipelines.recipe import Recipe, relative_to_out
 from simtriplet.pipelines.slide_steps import make_folder, tile_slides, write_settings
+from simtriplet.pipelines.stop_signals import STOP
 from simtriplet.pretrain.settings import PretrainSettings, load_settings
 from simtriplet.wsi.errors import StoreError, TrainingError
 from simtriplet.wsi.folder_hold import FolderHold
@@ -156,7 +157,8 @@ def _embed(
     recipe: Recipe, stores: Sequence[TileStore], settings: PretrainSettings, run: Path, quiet: bool
 ) -> list[str]:
     """Embed with the trained encoder and, as a baseline, with the same network untrained; return the features' names."""
-    from simtriplet.pretrain.encoder import load_encoder  # torch: after what can be refused without it
+    with STOP.while_importing():  # torch: after what can be refused without it
+        from simtriplet.pretrain.encoder import load_encoder
 
     encoders = {recipe.embed.name: load_encoder(run)}
     if recipe.embed.baseline:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from simtriplet.pipelines.console import print_table, progress_bar, say
 from simtriplet.pipelines.result_tables import METRIC_TITLES, interval_cell, print_differences
+from simtriplet.pipelines.stop_signals import STOP
 from simtriplet.wsi.errors import SettingsError
 from simtriplet.wsi.settings import build, parse_assignments
 from simtriplet.wsi.store import TileStore
@@ -50,8 +51,9 @@ def pretrain_encoder(
     quiet: bool = False,
 ) -> PretrainResult:
     """Train an encoder with progress shown, and say where things lie; of several processes, the first one speaks."""
-    from simtriplet.pretrain.distributed import is_first_process
-    from simtriplet.pretrain.trainer import pretrain
+    with STOP.while_importing():
+        from simtriplet.pretrain.distributed import is_first_process
+        from simtriplet.pretrain.trainer import pretrain
 
     speaks = is_first_process()
     if speaks and settings.run.device == "auto" and settings.model.backbone != "resnet18":
@@ -105,7 +107,8 @@ def embed_stores(
     quiet: bool = False,
 ) -> list[EmbedSummary]:
     """Embed the tiles of stores with progress shown."""
-    from simtriplet.evaluate.embed import embed_store
+    with STOP.while_importing():
+        from simtriplet.evaluate.embed import embed_store
 
     summaries = []
     total = sum(len(store) for store in stores)
@@ -159,8 +162,9 @@ def evaluate_network(
             "needs an encoder; pass --encoder" if encoder is None else "starts from random weights; leave --encoder out"
         )
         raise SettingsError(f"protocol {protocol!r}: {hint}")
-    from simtriplet.evaluate.supervised_evaluation import evaluate_supervised
-    from simtriplet.pretrain.encoder import load_encoder
+    with STOP.while_importing():
+        from simtriplet.evaluate.supervised_evaluation import evaluate_supervised
+        from simtriplet.pretrain.encoder import load_encoder
 
     start = None if encoder is None else load_encoder(encoder)
     return evaluate_supervised(stores, _supervised_settings(assignments), encoder=start, **options)
@@ -188,7 +192,9 @@ def train_for_comparison(
         As evaluate_supervised.
     """
     from simtriplet.evaluate.label_curve import DEFAULT_AMOUNTS, DEFAULT_DRAWS, CurveSettings
-    from simtriplet.evaluate.supervised_evaluation import evaluate_supervised, supervised_curve
+
+    with STOP.while_importing():
+        from simtriplet.evaluate.supervised_evaluation import evaluate_supervised, supervised_curve
 
     training = _supervised_settings(assignments)
     where, split = settings.label_options, settings.fold_options

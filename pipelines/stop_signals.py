@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -48,6 +49,15 @@ class StopSignals:
         for number in _WORDS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._heed)
+
+    @contextlib.contextmanager
+    def while_importing(self) -> Iterator[None]:
+        """Let a signal end the program at once while a block imports libraries."""
+        before, self.importing = self.importing, True
+        try:
+            yield
+        finally:
+            self.importing = before
 
     def leave(self) -> None:
         """Stop waiting: the work is done, and a signal that meets the interpreter's own end simply ends it."""

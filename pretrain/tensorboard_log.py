@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,6 +36,7 @@ class EventLog:
         self.path = (
             folder / f"events.out.tfevents.{seconds:010d}.{nanoseconds:09d}"
         )  # TensorBoard reads them in this order
+        self.path.touch(exist_ok=False)
         start = SessionLog(status=SessionLog.START)
         self._append(Event(file_version="brain.Event:2"), Event(step=after_step + 1, session_log=start))
 
@@ -53,7 +55,8 @@ class EventLog:
         for event in events:
             event.wall_time = time.time()
             RecordWriter(records).write(event.SerializeToString())
-        with self.path.open("ab") as file:
+        # never made again where it is gone: its folder may be being removed
+        with open(self.path, "ab", opener=lambda path, flags: os.open(path, flags & ~os.O_CREAT)) as file:
             file.write(records.getvalue())
 
 

@@ -128,12 +128,13 @@ def export_stores(
     record = "zarr.json" if chosen.is_folder else None
     paths = [out / f"{slide_file_stem(store)}{chosen.suffix}" for store in stores]
     wanted = [is_wanted(path, existing, record=record) for path in paths]
+    for store, path, is_new in zip(stores, paths, wanted, strict=True):
+        if not is_new:
+            _refuse_earlier_export(path, store)
     results, done, total = [], 0, sum(map(len, stores))
     for store, path, is_new in zip(stores, paths, wanted, strict=True):
         if is_new:
             _export_one(store, chosen, path, request)
-        else:
-            _refuse_earlier_export(path, store)
         results.append(Exported(path, "ok" if is_new else "skipped", 1, len(store)))
         done += len(store)
         if progress is not None:
