@@ -278,9 +278,7 @@ def slide_mpp(reader: SlideReader, override: float | None = None) -> float:
         return override
     mpp_x, mpp_y = reader.info.mpp_x, reader.info.mpp_y
     if mpp_x is None or mpp_y is None:
-        raise ResolutionError(
-            f"slide '{reader.path}': has no mpp in its file; pass --slide-mpp"
-        )
+        raise ResolutionError(f"slide '{reader.path}': has no mpp in its file; pass --slide-mpp")
     if abs(mpp_x - mpp_y) > MAX_ANISOTROPY * max(mpp_x, mpp_y):
         raise ResolutionError(f"slide '{reader.path}': pixels are not square ({mpp_x} x {mpp_y} um); pass --slide-mpp")
     return (mpp_x + mpp_y) / 2
