@@ -1,5 +1,6 @@
 """The program `simtriplet`: one group, its commands, and one line for every failure a user can mend."""
 
+import errno
 import keyword
 import logging
 import os
@@ -144,6 +145,8 @@ def _tell(error: BaseException) -> None:
         _fail(f"memory: there is too little{why}; pass fewer --workers or a smaller batch, and {STOP.go_on}", 1)
     if isinstance(error, OSError) and is_disk_full(error):
         _fail(f"output{_name_of(error)}: cannot be written ({error.strerror}); free space and {STOP.go_on}", 1)
+    if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG):
+        _fail(f"path{_name_of(error)[:200]}: cannot be used ({error.strerror}); check its rights, or choose another", 1)
 
 
 def _name_of(error: OSError) -> str:

@@ -93,6 +93,11 @@ class RunFolder:
             except OSError as error:
                 raise self._not_writable(error) from error
             return state
+        if self.encoder.exists():  # what there is would be trained anew and replaced
+            raise TrainingError(
+                f"run folder '{self.path}': has an encoder but no checkpoint to go on from; bring checkpoints/last.pt back, or "
+                "choose another --out"
+            )
         try:
             self.metrics.unlink(missing_ok=True)
             self.monitor.unlink(missing_ok=True)
@@ -209,7 +214,7 @@ def _drop_lines_after(path: Path, step: int) -> None:
     """Remove the lines of steps that a killed run did after its last checkpoint, and that will be done again."""
     if not path.exists():
         return
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+    kept = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if _step_of(line) <= step]
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
     os.replace(partial, path)

@@ -274,3 +274,13 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(store_factory, make_setting
     with pytest.raises(CheckpointError, match="cannot be read") as caught:
         pretrain(stores, make_settings(), tmp_path / "run", resume=True)
     assert "\n" not in str(caught.value)
+
+
+def test_an_encoder_whose_checkpoint_is_gone_is_not_trained_anew(store_factory, make_settings, tmp_path):
+    stores, run = [store_factory()], tmp_path / "run"
+    pretrain(stores, make_settings(), run)
+    before = (run / "encoder.safetensors").read_bytes()
+    (run / "checkpoints" / "last.pt").unlink()
+    with pytest.raises(TrainingError, match="has an encoder but no checkpoint to go on from"):
+        pretrain(stores, make_settings("optimiser.base_lr=0.9"), run, resume=True)
+    assert (run / "encoder.safetensors").read_bytes() == before
