@@ -62,11 +62,10 @@ class Cohort:
             raise SettingsError(
                 f"exclude_patients {exclude_patients!r}: must be several patients; pass [{exclude_patients!r}]"
             )
-        kept = [store for store in stores if store.patient_id not in exclude_patients]
-        unknown = sorted(set(exclude_patients) - {store.patient_id for store in stores})
-        if unknown and len(unknown) == len(
-            set(exclude_patients)
-        ):  # of several cohorts' lists some may have no slide here
+        excluded = set(exclude_patients)
+        kept = [store for store in stores if store.patient_id not in excluded]
+        unknown = sorted(excluded - {store.patient_id for store in stores})
+        if unknown and len(unknown) == len(excluded):  # of several cohorts' lists some may have no slide here
             named = ", ".join(unknown[:3]) + (", ..." if unknown[3:] else "")
             raise TrainingError(
                 f"patients to exclude ({named}): none is in the stores; correct the names, or exclude nobody"

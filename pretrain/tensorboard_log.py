@@ -33,9 +33,8 @@ class EventLog:
 
         folder.mkdir(parents=True, exist_ok=True)
         seconds, nanoseconds = divmod(time.time_ns(), 10**9)
-        self.path = (
-            folder / f"events.out.tfevents.{seconds:010d}.{nanoseconds:09d}"
-        )  # TensorBoard reads them in this order
+        # TensorBoard reads the files in the order of their names
+        self.path = folder / f"events.out.tfevents.{seconds:010d}.{nanoseconds:09d}"
         self.path.touch(exist_ok=False)
         start = SessionLog(status=SessionLog.START)
         self._append(Event(file_version="brain.Event:2"), Event(step=after_step + 1, session_log=start))
