@@ -27,7 +27,7 @@ class _Pairs(NamedTuple):
 
     graph: NeighbourGraph
     weights: npt.NDArray[np.float32] | None
-    build: str
+    pairs_id: str
 
 
 class Cohort:
@@ -79,7 +79,9 @@ class Cohort:
         self._index, self._weighed = neighbours, tuple(pair_weights)
         self._features = similarity_features if "similarity" in pair_weights and neighbours is not None else None
         self._pairs = None if neighbours is None else self._read_pairs(neighbours)
-        self._builds = [None] * len(self.stores) if self._pairs is None else [pairs.build for pairs in self._pairs]
+        self._pairs_ids = (
+            [None] * len(self.stores) if self._pairs is None else [pairs.pairs_id for pairs in self._pairs]
+        )
 
     def _read_pairs(self, neighbours: str) -> list[_Pairs]:
         return [self._pairs_of(store, neighbours) for store in self.stores]
@@ -91,7 +93,8 @@ class Cohort:
             weights = weigh_pairs(store, graph, self._weighed, features=self._features)
         # distances are needed for weights only, and are most of an index
         bare = dataclasses.replace(graph, distances_um=np.zeros(0))
-        return _Pairs(bare, weights, str(graph.rule.get("build_id")))
+        # an index of an earlier version has no id of its pairs, only that of its build
+        return _Pairs(bare, weights, str(graph.rule.get("pairs_id", graph.rule.get("build_id"))))
 
     def neighbour_draw(self, device: torch.device) -> NeighbourDraw | None:
         """Return the draw of neighbours, None where the objective uses none; the cohort lets go of what it has read for it."""
@@ -124,10 +127,10 @@ class Cohort:
                 "patient": store.patient_id,
                 "n_tiles": len(store),
                 "tiles_id": str(store.attributes["tiles_id"]),
-                "index": build,
+                "index": pairs_id,
                 "features": None if self._features is None else _encoder_of(store, self._features),
             }
-            for store, build in zip(self.stores, self._builds, strict=True)
+            for store, pairs_id in zip(self.stores, self._pairs_ids, strict=True)
         ]
 
 

@@ -82,7 +82,7 @@ class RunFolder:
         self._take()
         if not resume and self._is_used():
             raise TrainingError(f"run folder '{self.path}': holds a run; pass --resume to go on, or another --out")
-        if self.checkpoint.exists():
+        if os.path.lexists(self.checkpoint):  # a link that leads nowhere is a disk that is not there
             state = read_checkpoint(self.checkpoint)
             with understanding(self.checkpoint):
                 self._check_same(state, settings, stores)
@@ -93,11 +93,7 @@ class RunFolder:
             except OSError as error:
                 raise self._not_writable(error) from error
             return state
-        if self.encoder.exists():  # what there is would be trained anew and replaced
-            raise TrainingError(
-                f"run folder '{self.path}': has an encoder but no checkpoint to go on from; bring checkpoints/last.pt back, or "
-                "choose another --out"
-            )
+        self._refuse_lost_checkpoint()
         try:
             self.metrics.unlink(missing_ok=True)
             self.monitor.unlink(missing_ok=True)
@@ -105,6 +101,20 @@ class RunFolder:
             raise self._not_writable(error) from error
         self.write_settings(settings, {})
         return None
+
+    def _refuse_lost_checkpoint(self) -> None:
+        """What there is of a run would be trained anew and replaced."""
+        if os.path.lexists(self.encoder):
+            raise TrainingError(
+                f"run folder '{self.path}': has an encoder but no checkpoint to go on from; bring checkpoints/last.pt back, or "
+                "choose another --out"
+            )
+        kept = sorted(self.checkpoint.parent.glob("*.pt"))
+        if kept:
+            raise TrainingError(
+                f"run folder '{self.path}': has no checkpoints/last.pt to go on from; bring it back, or copy {kept[-1].name} there "
+                "to go on from that, or choose another --out"
+            )
 
     def close(self) -> None:
         """Let other processes use the folder."""
@@ -134,7 +144,7 @@ class RunFolder:
 
     def _is_used(self) -> bool:
         """Settings and metrics alone are left by a run that ended before its first checkpoint, and stand in nobody's way."""
-        return self.encoder.exists() or any(self.checkpoint.parent.glob("*.pt"))
+        return os.path.lexists(self.encoder) or any(self.checkpoint.parent.glob("*.pt"))
 
     def write_settings(self, settings: PretrainSettings, chosen: Mapping[str, str | int] | None = None) -> None:
         """Say what the run was told and what it chose; see settings_file.

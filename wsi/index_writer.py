@@ -2,7 +2,8 @@
 
 Everything is written beside the store first, then three folders are renamed into place, the rule last and an older rule
 away first: a swap that a kill cut short is an index that is not there. All parts carry one build id, so that a reader tells
-a swap under way from a whole index (simtriplet.wsi.index_reader).
+a swap under way from a whole index (simtriplet.wsi.index_reader). The pairs id is that of the content: the same pairs built
+again have it again.
 """
 
 import logging
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from simtriplet.wsi.adjacency import Adjacency
+from simtriplet.wsi.content_id import content_id
 from simtriplet.wsi.disk_room import why_not_written
 from simtriplet.wsi.errors import NeighbourError, StoreError
 from simtriplet.wsi.folder_hold import FolderHold, remove_leftover, scratch_folder
@@ -121,7 +123,10 @@ def _write_parts(scratch: Path, store: TileStore, adjacency: Adjacency, record: 
     for part in ("indices", "indptr"):  # both matrices have the same places
         shutil.copytree(pairs / part, far / part)
     keys = {"connectivities_key": f"{name}_connectivities", "distances_key": f"{name}_distances"}
-    write_mapping(scratch / "uns", {**keys, **record, "build_id": build_id, "tiles_id": store.attributes["tiles_id"]})
+    tiles_id = str(store.attributes["tiles_id"])
+    pairs_id = content_id({"tiles_id": tiles_id}, adjacency._asdict())
+    ids = {"build_id": build_id, "pairs_id": pairs_id, "tiles_id": tiles_id}
+    write_mapping(scratch / "uns", {**keys, **record, **ids})
 
 
 def _swap(scratch: Path, table: Path, name: str) -> None:

@@ -5,7 +5,6 @@ import glob
 import importlib.metadata
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from simtriplet.wsi.checksum import crc32c
 from simtriplet.wsi.codec import Encoded, TileCodec
+from simtriplet.wsi.content_id import content_id
 from simtriplet.wsi.disk_room import why_not_written
 from simtriplet.wsi.errors import StoreError
 from simtriplet.wsi.folder_hold import claim_scratch, remove_leftover
@@ -204,9 +204,10 @@ class StoreWriter:
         with self._telling():
             for name in self.arrays:
                 write_image_metadata(self._array(name), n_tiles=n_tiles, size_px=self.size_px, codec=self.codec)
-            attributes = _attributes(contents, n_tiles=n_tiles, codec=self.codec)
+            columns = _columns(contents, checksums)
+            attributes = _attributes(contents, columns, n_tiles=n_tiles, codec=self.codec)
             write_group(self.partial / "tiles", _made_from(attributes))
-            _write_contents(self.partial, contents, checksums)
+            _write_table(self.partial, contents, columns)
             # the state comes last: without it nothing opens the store
             write_group(self.partial, attributes)
             _fsync_tree(self.partial)
@@ -254,9 +255,10 @@ def _remove_older_leftovers(path: Path) -> None:
             remove_leftover(old)
 
 
-def _write_contents(root: Path, contents: StoreContents, checksums: Mapping[str, npt.NDArray[np.uint32]]) -> None:
-    half = contents.tiling["size_px"] * contents.tiling["mpp"] / contents.slide["mpp"] / 2
-    obs: dict[str, npt.NDArray[Any] | Categorical] = {
+def _columns(
+    contents: StoreContents, checksums: Mapping[str, npt.NDArray[np.uint32]]
+) -> dict[str, npt.NDArray[Any] | Categorical]:
+    columns: dict[str, npt.NDArray[Any] | Categorical] = {
         "x": contents.base_xy[:, 0].astype(np.int64),
         "y": contents.base_xy[:, 1].astype(np.int64),
         "row": np.asarray(contents.row, dtype=np.int32),
@@ -267,12 +269,17 @@ def _write_contents(root: Path, contents: StoreContents, checksums: Mapping[str,
         **checksums,
     }
     if contents.label is not None:
-        obs["label"] = contents.label
+        columns["label"] = contents.label
+    return columns
+
+
+def _write_table(root: Path, contents: StoreContents, columns: Mapping[str, npt.NDArray[Any] | Categorical]) -> None:
+    half = contents.tiling["size_px"] * contents.tiling["mpp"] / contents.slide["mpp"] / 2
     names = [f"r{r}_c{c}" for r, c in zip(contents.row.tolist(), contents.col.tolist(), strict=True)]
     write_table(
         write_group(root / "tables", {}) / "tiles",
         index=np.array(names, dtype=object),
-        obs=obs,
+        obs=columns,
         obsm={SPATIAL: contents.base_xy.astype(np.float64) + half},
         uns={"slide_id": contents.slide["id"]},
     )
@@ -295,11 +302,24 @@ def _write_regions(group: Path, regions: "Sequence[shapely.Polygon | shapely.Mul
     write_array(group / "region_offsets", np.array(region_ends, dtype=np.int64))
 
 
-def _attributes(contents: StoreContents, *, n_tiles: int, codec: TileCodec) -> dict[str, Any]:
+def _tiles_id(contents: StoreContents, columns: Mapping[str, npt.NDArray[Any] | Categorical], codec: TileCodec) -> str:
+    """Return what tells these tiles, pixels, places and classes, from others; who the slide is of and when does not matter."""
+    slide = {key: contents.slide.get(key) for key in ("id", "mpp", "fingerprint")}
+    tiling = {key: contents.tiling.get(key) for key in ("mpp", "size_px", "stride_px")}
+    return content_id({"slide": slide, "tiling": tiling, "codec": codec.name}, columns)
+
+
+def _attributes(
+    contents: StoreContents,
+    columns: Mapping[str, npt.NDArray[Any] | Categorical],
+    *,
+    n_tiles: int,
+    codec: TileCodec,
+) -> dict[str, Any]:
     record = {
         "schema": SCHEMA,
         "version": FORMAT_VERSION,
-        "tiles_id": uuid.uuid4().hex,
+        "tiles_id": _tiles_id(contents, columns, codec),
         "n_tiles": n_tiles,
         "table": TABLE,
         "slide": dict(contents.slide),

@@ -190,7 +190,7 @@ def _parts(column: Any) -> tuple[Any, ...]:
 
 
 def _lasting(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in attributes.items() if key not in ("tiles_id", "provenance")}
+    return {key: value for key, value in attributes.items() if key != "provenance"}
 
 
 def same_runs(folder: Path, other: Path) -> None:

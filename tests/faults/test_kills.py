@@ -158,6 +158,26 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(
         rules.same_runs(out, trained)
 
 
+def test_training_goes_on_after_the_steps_before_it_ran_once_more(
+    zygote: Any, rules: Any, tile_command: Any, pretrain_command: Any, indexed: Path, trained: Path, tmp_path: Path
+) -> None:
+    """A script of all steps that is simply started again after the machine died; here it even makes all stores anew."""
+    stores, out = tmp_path / "stores", tmp_path / "run"
+    shutil.copytree(indexed, stores)
+    command = [stores if word == indexed else word for word in pretrain_command(out)]
+    pid = zygote.start(*command)
+    deadline = time.monotonic() + 60
+    while not (out / "checkpoints/last.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    zygote.kill(pid)
+    assert not (out / "encoder.safetensors").exists(), "killed too late"
+    zygote.done(*tile_command(stores, "replace"))
+    zygote.done("-q", "index", stores)
+    rules.same_stores(stores, indexed)
+    zygote.done(*command, "--resume")
+    rules.same_runs(out, trained)
+
+
 def test_the_program_itself_and_its_workers(tile_command: Any, rules: Any, tiled: Path, tmp_path: Path) -> None:
     """Real processes, whose workers must not outlive the one that is killed for long: they would hold their stores."""
     words = [sys.executable, "-m", "simtriplet.pipelines", *map(str, tile_command(tmp_path)), "--workers", "2"]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import threading
 
@@ -18,6 +19,7 @@ from simtriplet.wsi.errors import CheckpointError, TrainingError
 from simtriplet.wsi.neighbour_index import index_store
 from simtriplet.wsi.neighbours import GridRule
 from simtriplet.wsi.settings import read_toml
+from simtriplet.wsi.store import TABLE, TileStore
 
 
 def state_of(out):
@@ -258,12 +260,64 @@ def test_other_stores_are_refused_by_name(store_factory, make_settings, tmp_path
         pretrain([first], make_settings(), tmp_path / "run", resume=True)
     with pytest.raises(TrainingError, match="without slide 'third'"):
         pretrain([first, second, store_factory("third")], make_settings(), tmp_path / "run", resume=True)
-    index_store(second, GridRule())
+    index_store(second, GridRule(4))
     with pytest.raises(TrainingError, match="another neighbour index of slide 'second'"):
         pretrain([first, second], make_settings(), tmp_path / "run", resume=True)
-    again = [store_factory("first"), second]
+    again = [store_factory("first", seed=1), second]
     with pytest.raises(TrainingError, match="other tiles of slide 'first'"):
         pretrain(again, make_settings(), tmp_path / "run", resume=True)
+
+
+def test_the_same_tiles_and_pairs_made_again_are_the_same(store_factory, make_settings, tmp_path, assert_same):
+    """As after `check --repair`, or where the steps before are simply run once more."""
+    stores = [store_factory("first"), store_factory("second")]
+    whole = pretrain(stores, make_settings(), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(stores, make_settings(), tmp_path / "parts", progress=stop_at(4, raise_interrupt))
+    index_store(stores[0])
+    again = [TileStore(stores[0].path), store_factory("second")]
+    parts = pretrain(again, make_settings(), tmp_path / "parts", resume=True)
+    assert_same(state_of(tmp_path / "parts"), state_of(tmp_path / "whole"))
+    assert parts.encoder.read_bytes() == whole.encoder.read_bytes()
+
+
+def test_an_index_of_an_earlier_version_is_known_by_its_build(store_factory, make_settings, tmp_path):
+    store = store_factory()
+    shutil.rmtree(store.path / TABLE / "uns/spatial_neighbors/pairs_id")
+    older = TileStore(store.path)
+    pretrain([older], make_settings(), tmp_path / "run")
+    assert state_of(tmp_path / "run")["stores"][0]["index"] == older.neighbours().rule["build_id"]
+    assert pretrain([older], make_settings(), tmp_path / "run", resume=True).finished
+
+
+@pytest.mark.parametrize("name", ["best.pt", "epoch_0001.pt"])
+def test_a_run_whose_last_checkpoint_is_gone_is_not_begun_anew(store_factory, make_settings, tmp_path, name):
+    """What else it has kept is days of work."""
+    stores, run = [store_factory()], tmp_path / "run"
+    settings = make_settings("run.keep_every_epochs=1", "run.monitor_every_epochs=1", "run.monitor_tiles=24")
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(stores, settings, run, progress=stop_at(4, raise_interrupt))
+    for file in run.glob("checkpoints/*.pt"):
+        if file.name != name:
+            file.unlink()
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    assert run / "checkpoints" / name in before
+    with pytest.raises(TrainingError, match=f"no checkpoints/last.pt.*{name}"):
+        pretrain(stores, settings, run, resume=True)
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+    shutil.copy(run / "checkpoints" / name, run / "checkpoints/last.pt")
+    assert pretrain(stores, settings, run, resume=True).finished
+
+
+def test_a_checkpoint_that_is_a_broken_link_is_not_taken_for_none(store_factory, make_settings, tmp_path):
+    """As where the disk that holds the checkpoints is not mounted."""
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints/last.pt").symlink_to(tmp_path / "elsewhere/last.pt")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        pretrain([store_factory()], make_settings(), run, resume=True)
+    with pytest.raises(TrainingError, match="holds a run"):
+        pretrain([store_factory()], make_settings(), run)
 
 
 def test_a_damaged_checkpoint_is_refused_in_one_line(store_factory, make_settings, tmp_path):

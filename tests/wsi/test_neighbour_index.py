@@ -108,7 +108,7 @@ def test_the_names_are_those_of_squidpy(store_factory: StoreFactory) -> None:
     table = zarr.open_group(store_factory().path / TABLE, mode="r")
     assert sorted(table["obsp"].keys()) == ["spatial_connectivities", "spatial_distances"]
     assert sorted(table["uns/spatial_neighbors"].keys()) == [
-        "build_id", "connectivities_key", "distances_key", "measured", "params", "tiles_id",
+        "build_id", "connectivities_key", "distances_key", "measured", "pairs_id", "params", "tiles_id",
     ]  # fmt: skip
     for name in ("spatial_connectivities", "spatial_distances"):
         attributes = dict(table[f"obsp/{name}"].attrs)
@@ -131,11 +131,21 @@ def test_the_same_index_is_skipped_when_asked(store_factory: StoreFactory) -> No
         build = changed
 
 
+def test_the_same_pairs_have_the_same_id(store_factory: StoreFactory) -> None:
+    store = store_factory()
+    before = store.neighbours().rule
+    index_store(store)
+    again = TileStore(store.path).neighbours().rule
+    assert (again["build_id"] != before["build_id"], again["pairs_id"]) == (True, before["pairs_id"])
+    index_store(store, GridRule(4))
+    assert TileStore(store.path).neighbours().rule["pairs_id"] != before["pairs_id"]
+
+
 class TestStale:
     def test_an_index_of_older_tiles_is_refused(self, store_factory: StoreFactory, tmp_path: Path) -> None:
-        """Tiling again gives another tiles_id, so an index carried over by hand does not pass."""
+        """Other tiles have another tiles_id, so an index carried over by hand does not pass."""
         old = store_factory("s", folder=tmp_path / "old")
-        new = store_factory("s", folder=tmp_path / "new", index=False)
+        new = store_factory("s", folder=tmp_path / "new", index=False, seed=1)
         with pytest.raises(NeighbourError, match="has no neighbour index 'spatial'"):
             new.neighbours()
         for part in ("obsp/spatial_connectivities", "obsp/spatial_distances", "uns/spatial_neighbors"):

@@ -1,5 +1,6 @@
 """The store, both sides: whole under its final name or not there at all, and refused with what to do otherwise."""
 
+import dataclasses
 import datetime
 import json
 import math
@@ -184,6 +185,29 @@ class TestWriting:
         assert len(second) == 2
         assert first.attributes["tiles_id"] != second.attributes["tiles_id"]
         assert [entry.name for entry in tmp_path.iterdir()] == ["s.tiles.zarr"]
+
+    def test_the_same_tiles_have_the_same_id(self, tmp_path: Path) -> None:
+        tiles = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 3), dtype=np.uint8)
+        other_pixel, other_place = tiles.copy(), contents(70)
+        other_pixel[69, 7, 7, 2] ^= 1
+        other_place.base_xy[69, 0] += 1
+        other_slide = dataclasses.replace(contents(70), slide={**contents(70).slide, "fingerprint": "another"})
+        ids = []
+        for number, (pixels, rest, codec) in enumerate(
+            [
+                (tiles, contents(70), "none"),
+                (tiles, contents(70), "none"),
+                (other_pixel, contents(70), "none"),
+                (tiles, other_place, "none"),
+                (tiles, other_slide, "none"),
+                (tiles, contents(70), "zstd"),
+            ]
+        ):
+            with StoreWriter(tmp_path / f"{number}.tiles.zarr", size_px=8, codec=make_codec(codec)) as writer:
+                writer.write_tiles(pixels)
+                ids.append(writer.finish(rest).attributes["tiles_id"])
+        assert ids[0] == ids[1]
+        assert len(set(ids)) == 5
 
     def test_shards_may_come_in_any_order(self, tmp_path: Path) -> None:
         tiles = np.random.default_rng(0).integers(0, 256, (150, 8, 8, 3), dtype=np.uint8)
