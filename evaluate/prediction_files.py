@@ -1,19 +1,25 @@
 """The files of a slide's predictions: GeoJSON, a CSV of probabilities and the classes drawn on the thumbnail."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from simtriplet.evaluate.atomic_output import replace_file
 from simtriplet.evaluate.csv_text import csv_text
+from simtriplet.evaluate.figure import SOFTWARE
 from simtriplet.evaluate.labels import tile_ids
 from simtriplet.evaluate.overlay import draw_classes
 from simtriplet.evaluate.prediction import SlidePrediction
 from simtriplet.evaluate.prediction_polygons import prediction_geojson
 from simtriplet.wsi.errors import EvaluationError
+from simtriplet.wsi.export_marks import is_own_geojson
 from simtriplet.wsi.store import TileStore
 
-__all__ = ["check_file_name", "write_prediction"]
+__all__ = ["check_file_name", "refuse_foreign_files", "write_prediction"]
 
+_COLUMNS = ("slide_id", "tile_id", "x", "y", "predicted")
 _LONGEST_BYTES = 200  # file systems take 255, with the ending
 
 
@@ -32,16 +38,31 @@ def write_prediction(
         The three files.
 
     Raises:
-        EvaluationError: if the slide's id cannot name a file, or the folder cannot be written.
+        EvaluationError: if the slide's id cannot name a file, or the folder cannot be written, or a file of one of these names is
+            there that this program did not write.
     """
     out = Path(out)
-    stem = check_file_name(store.slide_id)
+    stem = refuse_foreign_files(out, store.slide_id)
     contents: dict[str, bytes | str] = {
         "geojson": prediction_geojson(store, prediction, merged=merged),
         "csv": csv_text(_rows(store, prediction)),
         "png": draw_classes(store, prediction.codes, prediction.classes),
     }
     return [replace_file(out / f"{stem}.{ending}", content) for ending, content in contents.items()]
+
+
+def refuse_foreign_files(out: Path, slide_id: str) -> str:
+    """Return the stem of a slide's files, of which earlier predictions are replaced and nothing else: not the user's annotations.
+
+    Raises:
+        EvaluationError: if another file is there, or the slide's id cannot name a file.
+    """
+    stem = check_file_name(slide_id)
+    for ending, is_own in _IS_OWN.items():
+        path = out / f"{stem}.{ending}"
+        if os.path.lexists(path) and not is_own(path):
+            raise EvaluationError(f"output '{path}': is there and was not written by predict; choose another --out")
+    return stem
 
 
 def check_file_name(slide_id: str) -> str:
@@ -56,8 +77,32 @@ def check_file_name(slide_id: str) -> str:
     return slide_id
 
 
+def _is_own_csv(path: Path) -> bool:
+    start = ",".join(_COLUMNS).encode()
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
+        with path.open("rb") as file:
+            return file.read(len(start)) == start
+    except OSError:
+        return False
+
+
+def _is_own_png(path: Path) -> bool:
+    try:
+        if not path.is_file():
+            return False
+        with Image.open(path) as picture:
+            return picture.info.get("Software") == SOFTWARE
+    except (OSError, ValueError, SyntaxError):  # what it is not, or too damaged to tell
+        return False
+
+
+_IS_OWN = {"geojson": is_own_geojson, "csv": _is_own_csv, "png": _is_own_png}
+
+
 def _rows(store: TileStore, prediction: SlidePrediction) -> Iterator[Sequence[object]]:
-    yield "slide_id", "tile_id", "x", "y", "predicted", *(f"probability_{name}" for name in prediction.classes)
+    yield *_COLUMNS, *(f"probability_{name}" for name in prediction.classes)
     names = (prediction.classes[code] for code in prediction.codes.tolist())
     columns = tile_ids(store).tolist(), store.base_xy().tolist(), names, prediction.probabilities.tolist()
     for tile_id, (x, y), name, shares in zip(*columns, strict=True):

@@ -10,6 +10,7 @@ import shapely
 
 from simtriplet.evaluate.palette import class_colours
 from simtriplet.evaluate.prediction import SlidePrediction
+from simtriplet.wsi.export_marks import GEOJSON_START
 from simtriplet.wsi.store import TileStore
 
 __all__ = ["prediction_geojson", "tile_boxes"]
@@ -60,7 +61,7 @@ def prediction_geojson(store: TileStore, prediction: SlidePrediction, *, merged:
         places = np.flatnonzero(codes == code)
         parts = _areas(boxes, places) if merged else ((boxes[place], np.array([place])) for place in places.tolist())
         features += [_feature(area, prediction, code, inside) for area, inside in parts]
-    return json.dumps({"type": "FeatureCollection", "features": features}, ensure_ascii=False) + "\n"
+    return GEOJSON_START + json.dumps(features, ensure_ascii=False)[1:] + "}\n"
 
 
 def _areas(boxes: Any, places: npt.NDArray[np.int64]) -> Iterator[tuple[shapely.Polygon, npt.NDArray[np.int64]]]:

@@ -20,6 +20,7 @@ from simtriplet.pipelines.command_evaluate_checks import (
 from simtriplet.pipelines.console import print_table, progress_bar, say
 from simtriplet.pipelines.model_steps import train_for_comparison
 from simtriplet.pipelines.options import AnyPath, quiet, stores_argument
+from simtriplet.pipelines.output_hold import holding
 from simtriplet.wsi.errors import SettingsError
 from simtriplet.wsi.store import open_stores
 
@@ -114,7 +115,9 @@ def compare(
     opened = open_stores(stores)
     require_features(opened, list(named))
     check_folder(out)
-    click.get_current_context().with_resource(each_warning_once())
+    context = click.get_current_context()
+    context.with_resource(each_warning_once())
+    context.with_resource(holding(out))
     results, curves = {}, {}
     if supervised:
         say(f"{_SUPERVISED}: a network for each fold")

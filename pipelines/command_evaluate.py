@@ -29,6 +29,7 @@ from simtriplet.pipelines.command_evaluate_checks import (
 from simtriplet.pipelines.console import say
 from simtriplet.pipelines.model_steps import NETWORK_PROTOCOLS, evaluate_network, tell_result
 from simtriplet.pipelines.options import AnyPath, stores_argument
+from simtriplet.pipelines.output_hold import holding
 from simtriplet.pipelines.result_tables import print_label_curves
 from simtriplet.wsi.errors import SettingsError, UnknownNameError
 from simtriplet.wsi.registry import nearest_name
@@ -137,7 +138,9 @@ def evaluate(
         check_head_file(save_head, out)
     if run is not None:
         read_loss_curve(run)  # what is missing is said before the work, not after it
-    click.get_current_context().with_resource(each_warning_once())
+    context = click.get_current_context()
+    context.with_resource(each_warning_once())
+    context.with_resource(holding(out))
     if protocol in CURVE_PROTOCOLS:
         learnt = {"amounts": _parse_amounts(amounts), "draws": label_draws, **options}
         curves = [measure_label_curve(opened, name, kind=CURVE_PROTOCOLS[protocol], **learnt) for name in names]

@@ -6,11 +6,12 @@ import click
 import numpy as np
 
 from simtriplet.evaluate.prediction import SlidePrediction, predict_slide
-from simtriplet.evaluate.prediction_files import check_file_name, write_prediction
+from simtriplet.evaluate.prediction_files import refuse_foreign_files, write_prediction
 from simtriplet.evaluate.saved_head import load_head
 from simtriplet.pipelines.command_evaluate_checks import check_folder
 from simtriplet.pipelines.console import print_table, progress_bar, say
 from simtriplet.pipelines.options import AnyPath, quiet, stores_argument
+from simtriplet.pipelines.output_hold import holding
 from simtriplet.pipelines.repeated_warnings import first_of_each_warning
 from simtriplet.wsi.store import open_stores
 
@@ -30,13 +31,15 @@ __all__ = ["predict"]
 def predict(stores: tuple[Path, ...], head: Path, out: Path, merged: bool) -> None:
     """Predict the class of every tile of STOREs with a trained head.
 
-    The features must be those of the encoder that the head was fitted on. QuPath opens the GeoJSON as annotations.
+    The features must be those of the encoder that the head was fitted on. QuPath opens the GeoJSON as annotations. Earlier
+    predictions in the folder are replaced, other files never.
     """
     saved = load_head(head)
     opened = open_stores(stores)
     check_folder(out)
     for store in opened:
-        check_file_name(store.slide_id)
+        refuse_foreign_files(out, store.slide_id)
+    click.get_current_context().with_resource(holding(out))
     rows = []
     with progress_bar("predict", "slides", quiet=quiet()) as tick, first_of_each_warning():
         for number, store in enumerate(opened, start=1):

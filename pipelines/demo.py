@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from simtriplet.pipelines.console import say
-from simtriplet.pipelines.flow import holding
+from simtriplet.pipelines.output_hold import holding
 from simtriplet.pipelines.recipe import Recipe
 from simtriplet.wsi.settings import build, merge, parse_assignments
 from simtriplet.wsi.slide import open_slide, slide_mpp

@@ -1,8 +1,7 @@
 """The whole job: tile, index, pretrain, embed, evaluate, report; each step skips what an earlier run finished."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,16 +16,16 @@ from simtriplet.pipelines.console import print_table, say
 from simtriplet.pipelines.index_steps import index_stores
 from simtriplet.pipelines.manifest import collect_jobs
 from simtriplet.pipelines.model_steps import embed_stores, pretrain_encoder, tell_result
+from simtriplet.pipelines.output_hold import holding
 from simtriplet.pipelines.recipe import Recipe, relative_to_out
-from simtriplet.pipelines.slide_steps import make_folder, tile_slides, write_settings
+from simtriplet.pipelines.slide_steps import tile_slides, write_settings
 from simtriplet.pipelines.stop_signals import STOP
 from simtriplet.pretrain.settings import PretrainSettings, load_settings
 from simtriplet.wsi.errors import StoreError, TrainingError
-from simtriplet.wsi.folder_hold import FolderHold
 from simtriplet.wsi.index_writer import check_index_name
 from simtriplet.wsi.store import STORE_SUFFIX, TileStore, open_stores
 
-__all__ = ["FlowResult", "holding", "run_recipe"]
+__all__ = ["FlowResult", "run_recipe"]
 
 log = logging.getLogger(__name__)
 
@@ -79,24 +78,6 @@ def _check_last_steps(recipe: Recipe) -> None:
     PROTOCOLS.get(section.protocol)
     if section.labels is not None:
         read_label_file(section.labels, label_column=section.label_column, patient_column=section.patient_column)
-
-
-@contextmanager
-def holding(out: Path) -> Iterator[None]:
-    """Make an output folder and let nobody else carry out a recipe there meanwhile.
-
-    Raises:
-        StoreError: if somebody does, or it cannot be made or written.
-    """
-    make_folder(out)
-    try:
-        hold = FolderHold(out)
-    except BlockingIOError as error:
-        raise StoreError(
-            f"output '{out}': another run is working there; wait for it to end, or choose another out"
-        ) from error
-    with hold:
-        yield
 
 
 def _carry_out(recipe: Recipe, settings: PretrainSettings, source: Path | None, title: str, quiet: bool) -> FlowResult:

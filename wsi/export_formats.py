@@ -12,6 +12,7 @@ from simtriplet.wsi.export_anndata import write_h5ad
 from simtriplet.wsi.export_geojson import write_geojson
 from simtriplet.wsi.export_geoparquet import write_geoparquet
 from simtriplet.wsi.export_images import write_images
+from simtriplet.wsi.export_marks import is_own_geojson, is_own_h5ad, is_own_parquet, is_own_spatialdata
 from simtriplet.wsi.export_names import slide_file_stem
 from simtriplet.wsi.export_request import ExportRequest, Progress
 from simtriplet.wsi.export_spatialdata import write_spatialdata
@@ -44,7 +45,8 @@ class ExportFormat:
         extra: that has them.
         per_slide: writes one slide to one path.
         suffix: of that path.
-        is_folder: that path is a folder, known by its zarr.json.
+        is_folder: that path is a folder.
+        is_own: tells of what lies at that path whether this program wrote it.
         joined: writes all slides into one folder.
     """
 
@@ -54,6 +56,7 @@ class ExportFormat:
     per_slide: Callable[[TileStore, Path, ExportRequest], None] | None = None
     suffix: str = ""
     is_folder: bool = False
+    is_own: Callable[[Path], bool] = Path.is_file
     joined: Joined | None = None
 
     def __post_init__(self) -> None:
@@ -81,11 +84,18 @@ class Exported:
 FORMATS: Registry[ExportFormat] = Registry("export format")
 for _format in (
     ExportFormat(
-        "spatialdata", ("spatialdata",), per_slide=write_spatialdata, suffix=".spatialdata.zarr", is_folder=True
+        "spatialdata",
+        ("spatialdata",),
+        per_slide=write_spatialdata,
+        suffix=".spatialdata.zarr",
+        is_folder=True,
+        is_own=is_own_spatialdata,
     ),
-    ExportFormat("anndata", ("anndata",), per_slide=write_h5ad, suffix=".h5ad"),
-    ExportFormat("geojson", per_slide=write_geojson, suffix=".geojson"),
-    ExportFormat("geoparquet", ("pyarrow",), "parquet", per_slide=write_geoparquet, suffix=".parquet"),
+    ExportFormat("anndata", ("anndata",), per_slide=write_h5ad, suffix=".h5ad", is_own=is_own_h5ad),
+    ExportFormat("geojson", per_slide=write_geojson, suffix=".geojson", is_own=is_own_geojson),
+    ExportFormat(
+        "geoparquet", ("pyarrow",), "parquet", per_slide=write_geoparquet, suffix=".parquet", is_own=is_own_parquet
+    ),
     ExportFormat("images", joined=write_images),
     ExportFormat("webdataset", joined=write_webdataset),
 ):
@@ -125,9 +135,8 @@ def export_stores(
         raise StoreError(f"export to {form!r}: needs at least one store; pass some")
     if chosen.joined is not None:
         return [_export_joined(stores, chosen, chosen.joined, out, request, existing, progress)]
-    record = "zarr.json" if chosen.is_folder else None
     paths = [out / f"{slide_file_stem(store)}{chosen.suffix}" for store in stores]
-    wanted = [is_wanted(path, existing, record=record) for path in paths]
+    wanted = [is_wanted(path, existing, is_own=chosen.is_own) for path in paths]
     for store, path, is_new in zip(stores, paths, wanted, strict=True):
         if not is_new:
             _refuse_earlier_export(path, store)
@@ -169,7 +178,7 @@ def _export_joined(
 ) -> Exported:
     n_tiles = sum(map(len, stores))
     asked = _asked(stores, chosen, request)
-    if not is_wanted(out, existing, record=EXPORT_RECORD):
+    if not is_wanted(out, existing, is_own=lambda folder: (folder / EXPORT_RECORD).is_file()):
         _refuse_other_export(out, asked)
         return Exported(out, "skipped", len(stores), n_tiles)
     with whole_folder(out) as partial:

@@ -10,6 +10,7 @@ import numpy as np
 import shapely
 
 from simtriplet.wsi.class_colours import class_colours
+from simtriplet.wsi.export_marks import GEOJSON_START
 from simtriplet.wsi.export_request import ExportRequest
 from simtriplet.wsi.export_table import PREDICTED, TileColumns, tile_columns, tissue_regions
 from simtriplet.wsi.store import TileStore
@@ -35,7 +36,7 @@ def write_geojson(store: TileStore, path: Path, request: ExportRequest) -> None:
         request: predictions.
     """
     with path.open("w", encoding="utf-8") as file:
-        file.write('{"type": "FeatureCollection", "features": [')
+        file.write(GEOJSON_START)
         separator = "\n"
         for feature in _features(store, request):
             file.write(separator + json.dumps(feature, ensure_ascii=False, allow_nan=False))

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from simtriplet.wsi.errors import SimTripletError, StoreError, StoreExistsError
@@ -17,24 +17,23 @@ EXPORT_RECORD = "export.json"
 """The file by which a folder is known as an export, so that `replace` deletes nothing else."""
 
 
-def is_wanted(final: Path, existing: Existing, *, record: str | None = None) -> bool:
-    """Tell whether an output is to be written.
+def is_wanted(final: Path, existing: Existing, *, is_own: Callable[[Path], bool]) -> bool:
+    """Tell whether an output is to be written; an empty folder counts as none.
 
     Args:
         final: its file or folder.
         existing: what to do where it is there.
-        record: of a folder, the file in it by which it is known as an export.
+        is_own: tells of what is there whether it is such an export.
 
     Raises:
         StoreExistsError: if it is there and may not be touched.
         StoreError: if what is there is something else than such an export, which is never replaced.
     """
-    if not final.exists() or (record is not None and final.is_dir() and not any(final.iterdir())):
+    if not os.path.lexists(final) or (final.is_dir() and not any(final.iterdir())):
         return True
     if existing == "error":
         raise StoreExistsError(f"output '{final}': exists already; pass --existing skip or --existing replace")
-    is_ours = final.is_file() if record is None else (final / record).is_file()
-    if not is_ours:
+    if not is_own(final):
         raise StoreError(f"output '{final}': is there and no export of this kind; choose another --out")
     return existing == "replace"
 

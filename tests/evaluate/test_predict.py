@@ -196,7 +196,11 @@ def test_a_slide_without_tiles_gives_empty_files(store_factory, saved, tmp_path)
     store = store_factory("empty", keep=np.zeros(24, bool), index=False)
     write_features(store, "f", np.zeros((0, 4), np.float32), ENCODER)
     files = write_prediction(tmp_path, store, predict_slide(store, saved))
-    assert json.loads(files[0].read_text()) == {"type": "FeatureCollection", "features": []}
+    assert json.loads(files[0].read_text()) == {
+        "type": "FeatureCollection",
+        "generator": "SimTriplet",
+        "features": [],
+    }
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,29 @@ def test_index_and_embed(zygote: Any, rules: Any, indexed: Path, trained: Path, 
     assert rules.leftovers(stores) == []
 
 
+def test_evaluate_compare_and_predict(zygote: Any, indexed: Path, trained: Path, tmp_path: Path) -> None:
+    """The first is this process, which holds what such a command holds."""
+    stores, out, head = tmp_path / "stores", tmp_path / "out", tmp_path / "head.json"
+    shutil.copytree(indexed, stores)
+    zygote.done("-q", "embed", stores, "--encoder", trained, "--name", "f", "--device", "cpu")
+    zygote.done(
+        *("-q", "evaluate", stores, "--features", "f", "--out", tmp_path / "first", "--folds", 2, "--save-head", head)
+    )
+    out.mkdir()
+    commands = (
+        ("evaluate", stores, "--features", "f", "--folds", 2, "--out", out),
+        ("compare", stores, "--features", "f", "--folds", 2, "--no-curves", "--out", out),
+        ("predict", stores, "--head", head, "--out", out),
+    )
+    with FolderHold(out):
+        for command in commands:
+            ended = zygote.run("-q", *command)
+            assert ended.status == 1, command
+            assert "another run is working there; wait for it to end" in ended.error, command
+        assert list(out.iterdir()) == []
+    zygote.done("-q", *commands[-1])
+
+
 def test_one_of_many_gets_a_scratch_folder(tmp_path: Path) -> None:
     """Its holder alone may empty it: a second one that came a moment too late removed the first one's files once."""
     folder = tmp_path / "a.partial"

@@ -1,6 +1,7 @@
 """`embed --write` and `predict` as a user runs them."""
 
 import csv
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from simtriplet.evaluate.evaluation import evaluate_features
 from simtriplet.evaluate.saved_head import fit_result_head, save_head
@@ -80,6 +82,28 @@ def test_predict_writes_maps_that_read_back(program: Run, stores: Path, head: Pa
     program("predict", stores, "--head", head, "--out", tmp_path / "merged")
     merged = read_geojson(tmp_path / "merged" / "patient01-slide1.geojson")
     assert 0 < len(merged) < len(TileStore(stores / "patient01-slide1.tiles.zarr"))
+
+
+@pytest.mark.parametrize("ending", ["geojson", "csv", "png"])
+def test_predict_replaces_its_own_files_and_no_others(
+    program: Run, failure: Failure, stores: Path, head: Path, tmp_path: Path, ending: str
+) -> None:
+    """A folder of annotations that are called as the slides are, and one of slides' pictures."""
+    maps = tmp_path / "maps"
+    command = ("predict", stores, "--head", head, "--out", maps)
+    program(*command)
+    before = {file.name: file.read_bytes() for file in maps.iterdir()}
+    program(*command)
+    assert {file.name: file.read_bytes() for file in maps.iterdir()} == before
+    theirs = maps / f"patient03-slide1.{ending}"
+    drawn = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(drawn, "png")
+    contents = {"geojson": b'{"type": "FeatureCollection", "features": []}', "csv": b"x,y,class\n1,2,tumour\n"}
+    theirs.write_bytes(contents.get(ending, drawn.getvalue()))
+    before[theirs.name] = theirs.read_bytes()
+    line = failure(program(*command, "--per-tile", status=1))
+    assert line == f"Error: output '{theirs}': is there and was not written by predict; choose another --out"
+    assert {file.name: file.read_bytes() for file in maps.iterdir()} == before, "nothing was written"
 
 
 def test_predict_refuses_features_of_another_encoder(

@@ -533,6 +533,61 @@ def test_a_folder_of_something_else_is_never_replaced(form: str, store_factory: 
     assert (target / "thesis.txt").read_text() == "years"
 
 
+def _foreign_geojson(path: Path) -> None:
+    path.write_text('{"type": "FeatureCollection", "features": []}\n')
+
+
+def _foreign_h5ad(path: Path) -> None:
+    with _interop("anndata") as (anndata,):
+        anndata.AnnData(np.zeros((2, 1), np.float32)).write_h5ad(path)
+
+
+def _foreign_parquet(path: Path) -> None:
+    with _interop("pyarrow", "pyarrow.parquet") as (arrow, parquet):
+        parquet.write_table(arrow.table({"x": [1]}), path)
+
+
+def _foreign_spatialdata(path: Path) -> None:
+    path.mkdir()
+    (path / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {"spatialdata_attrs": {}}}')
+
+
+def _text(path: Path) -> None:
+    path.write_text("years of work")
+
+
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("existing", ["replace", "skip"])
+@pytest.mark.parametrize(
+    ("form", "make"),
+    [
+        ("geojson", _foreign_geojson),
+        ("anndata", _foreign_h5ad),
+        ("geoparquet", _foreign_parquet),
+        ("spatialdata", _foreign_spatialdata),
+        *((form, _text) for form in ("geojson", "anndata", "geoparquet", "spatialdata", "images")),
+        ("geojson", _pipe),
+    ],
+)
+def test_what_another_program_wrote_is_never_replaced(
+    form: str, make: Callable[[Path], None], existing: Any, store_factory: StoreFactory, tmp_path: Path
+) -> None:
+    """Annotations are often called like this, beside the stores."""
+    for package in FORMATS.get(form).packages:
+        with _interop(package):
+            pass
+    target = tmp_path / "images" if form == "images" else tmp_path / f"slide{FORMATS.get(form).suffix}"
+    make(target)
+    before = target.lstat().st_ino, target.lstat().st_mtime_ns
+    store = store_factory(rows=1, cols=2)
+    with pytest.raises(StoreError, match="no export of this kind; choose another --out"):
+        export_stores([store], form, target if form == "images" else tmp_path, existing=existing)
+    assert (target.lstat().st_ino, target.lstat().st_mtime_ns) == before
+
+
 @pytest.mark.parametrize("form", ["images", "webdataset"])
 def test_a_damaged_tile_is_told_and_leaves_nothing(form: str, store_factory: StoreFactory, tmp_path: Path) -> None:
     store = store_factory(rows=2, cols=3, codec="jpeg")
