@@ -1,5 +1,6 @@
 """The command `check`: every byte of a store against its checksum, and how to make again what is damaged."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -9,6 +10,7 @@ from simtriplet.pipelines.console import progress_bar
 from simtriplet.pipelines.manifest import collect_jobs
 from simtriplet.pipelines.options import AnyPath, quiet, stores_argument
 from simtriplet.pipelines.repair_commands import RepairSources, repair_lines
+from simtriplet.pipelines.stop_signals import STOP
 from simtriplet.wsi.check import Problem, StoreCheck, inspect_store
 from simtriplet.wsi.errors import StoreError
 from simtriplet.wsi.repair import plan_repair
@@ -28,15 +30,24 @@ __all__ = ["check"]
     help="For --repair: where the slides are, as a store keeps no paths; may repeat.",
 )
 @click.option("--annotations", type=AnyPath, default=None, help="For --repair: their folder or file.")
-@click.option("--encoder", default=None, help="For --repair: the run or encoder that the features are of.")
+@click.option(
+    "--encoder",
+    "encoders",
+    multiple=True,
+    help="For --repair: the run or encoder that features are of; may repeat, each is named for its own features.",
+)
 def check(
-    stores: tuple[Path, ...], repair: bool, slides: tuple[Path, ...], annotations: Path | None, encoder: str | None
+    stores: tuple[Path, ...],
+    repair: bool,
+    slides: tuple[Path, ...],
+    annotations: Path | None,
+    encoders: tuple[str, ...],
 ) -> None:
     """Verify STOREs: every tile, array and metadata file against its checksum, neighbour indices against the tiles."""
-    if not repair and (slides or annotations or encoder):
+    if not repair and (slides or annotations or encoders):
         raise click.UsageError("--slides, --annotations and --encoder: are for --repair; pass it too")
     files = {job.slide_id: job.path for job in collect_jobs(slides)} if slides else {}
-    sources = RepairSources(files, annotations, encoder)
+    sources = RepairSources(files, annotations, _by_hash(encoders))
     paths = find_stores(stores)
     damaged = []
     for path in paths:
@@ -49,6 +60,15 @@ def check(
     if damaged:
         cure = "see the commands above" if repair else "check --repair tells how to make again what is damaged"
         raise StoreError(f"{len(damaged)} of {len(paths)} stores are damaged; {cure}")
+
+
+def _by_hash(encoders: Sequence[str]) -> dict[str, str]:
+    """Return the SHA-256 of each encoder's weights, by which features know theirs, and what `embed` takes for it."""
+    if not encoders:
+        return {}
+    with STOP.while_importing():
+        from simtriplet.pretrain.encoder import load_encoder
+    return {load_encoder(encoder).info.checkpoint_hash: encoder for encoder in encoders}
 
 
 def _inspect(path: Path) -> StoreCheck:

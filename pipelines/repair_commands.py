@@ -5,6 +5,7 @@ import io
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from simtriplet.wsi.repair import RepairPlan
@@ -23,12 +24,12 @@ class RepairSources(NamedTuple):
     Attributes:
         slides: slide id to file.
         annotations: file or folder, None where it was not given.
-        encoder: what `embed` takes, None where it was not given.
+        encoders: SHA-256 of an encoder's weights to what `embed` takes for it.
     """
 
     slides: Mapping[str, Path]
     annotations: Path | None = None
-    encoder: str | None = None
+    encoders: Mapping[str, str] = MappingProxyType({})
 
 
 def repair_lines(store: Path, plan: RepairPlan, sources: RepairSources) -> list[str]:
@@ -173,12 +174,16 @@ def _index_lines(store: Path, name: str, params: Mapping[str, Any] | None, sourc
 
 
 def _embed_lines(store: Path, name: str, record: Mapping[str, Any], sources: RepairSources) -> list[str]:
-    made_by = str(record.get("encoder_hash", "")) or "not known, or not ours"
-    encoder, lines = sources.encoder, []
-    if encoder is None and record.get("objective") == "random":
+    made_by = str(record.get("encoder_hash", ""))
+    encoder, lines = sources.encoders.get(made_by), []
+    if record.get("objective") == "random":  # whose weights do not say the size of their images
         encoder = f"random:{record['backbone']}:{record['image_size_px']}"
+    if encoder is None and not record and len(sources.encoders) == 1:  # the record itself is what was damaged
+        (encoder,) = sources.encoders.values()
+        lines = [f"# which encoder the features {name} were of is lost: this takes the one that was given"]
     if encoder is None:
-        lines = [f"# ENCODER is the one whose weights have the SHA-256 {made_by}; pass --encoder to have it filled in"]
+        known = made_by or "not known, or not ours"
+        lines = [f"# ENCODER is the one whose weights have the SHA-256 {known}; pass --encoder to have it filled in"]
     options: list[object] = ["--precision", record["precision"]] if record.get("precision") else []
     options = ["--encoder", encoder or "ENCODER", "--name", name, *options, "--existing", "replace"]
     return [*lines, _join("embed", store, *options)]

@@ -1,5 +1,6 @@
 """`check` tells what is damaged and how to make it again, and what it prints does make it again."""
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from simtriplet.pretrain.encoder import load_encoder, save_encoder
 from simtriplet.wsi.check import check_store
 from simtriplet.wsi.store import TABLE, TileStore
 
@@ -101,6 +104,31 @@ def test_what_a_store_does_not_know_is_named(program: Run, made: Path, tmp_path:
     assert f"# SLIDE is the file of slide {SLIDE}; pass --slides" in said
     assert "--annotations ANNOTATIONS" in said
     assert "--encoder random:resnet18:32" in said
+
+
+def test_features_are_repaired_by_the_encoder_that_they_are_of(program: Run, made: Path, tmp_path: Path) -> None:
+    """Of several sets of features each has its own; another encoder's would be put in their place unseen."""
+    shutil.copytree(made / "out", tmp_path / "out")
+    path = tmp_path / "out" / f"{SLIDE}.tiles.zarr"
+    program("embed", path, "--encoder", "random:resnet18:48", "--name", "other", "--precision", "fp32")
+    (run := tmp_path / "run").mkdir()
+    torch.manual_seed(1)
+    untaught = load_encoder("random:resnet18:32")
+    torch.nn.init.normal_(next(untaught.backbone.parameters()))
+    save_encoder(run, untaught.backbone, dataclasses.replace(untaught.info, objective="simtriplet"))
+    program("embed", path, "--encoder", run, "--name", "learnt", "--precision", "fp32")
+    for name in ("net", "other", "learnt"):
+        flip(path / TABLE / f"obsm/X_{name}/c/0/0")
+
+    def encoders(*given: object) -> dict[str, str]:
+        said = program("check", path, "--repair", *given, status=1).stdout
+        lines = [line.split() for line in said.splitlines() if line.startswith("  simtriplet embed ")]
+        return {words[words.index("--name") + 1]: words[words.index("--encoder") + 1] for words in lines}
+
+    untrained = {"net": "random:resnet18:32", "other": "random:resnet18:48"}
+    assert encoders() == {**untrained, "learnt": "ENCODER"}
+    assert encoders("--encoder", "random:resnet34:32") == {**untrained, "learnt": "ENCODER"}
+    assert encoders("--encoder", "random:resnet34:32", "--encoder", run) == {**untrained, "learnt": str(run)}
 
 
 def test_one_store_that_cannot_be_opened_does_not_hide_the_others(program: Run, made: Path, tmp_path: Path) -> None:
