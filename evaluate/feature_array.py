@@ -20,6 +20,8 @@ from simtriplet.wsi.zarr_files import write_array
 __all__ = ["ClaimedFeatures", "check_feature_name", "claim_features", "remove_feature_leftovers", "write_features"]
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_FRAME_BYTES = 1 << 14
+"""Of features beside their numbers: the metadata, and what files leave of their last blocks."""
 
 
 def check_feature_name(name: str) -> str:
@@ -111,7 +113,7 @@ class ClaimedFeatures:
         except StoreError:
             raise
         except OSError as error:
-            why = why_not_written(error, store.path, needed=features.nbytes)
+            why = why_not_written(error, store.path, needed=features.nbytes + _FRAME_BYTES)
             raise StoreError(f"store '{store.path}': cannot be written ({why}); check space and rights") from error
 
 

@@ -9,9 +9,12 @@ from typing import Any
 from simtriplet.pipelines.console import say
 from simtriplet.pipelines.output_hold import holding
 from simtriplet.pipelines.recipe import Recipe
+from simtriplet.wsi.disk_room import why_not_written
+from simtriplet.wsi.errors import SimTripletError, StoreError
 from simtriplet.wsi.settings import build, merge, parse_assignments
 from simtriplet.wsi.slide import open_slide, slide_mpp
 from simtriplet.wsi.synthetic import SyntheticSlideSpec, draw_cohort
+from simtriplet.wsi.whole_file import write_whole
 
 __all__ = ["demo_recipe", "slide_recipe"]
 
@@ -20,6 +23,9 @@ TILE_UM = 64.0
 """Side of the demo's tiles: well under the size of the drawn tissue areas, so that neighbours are mostly alike."""
 
 _COHORT_FILE = "cohort.json"
+
+_SHARE_OF_RAW = 1 / 24
+"""Size of a drawn slide against its pixels, with some to spare: a file takes 3.0 of 90 MB."""
 
 
 def demo_recipe(out: Path, *, seed: int, overrides: Sequence[str] = ()) -> Recipe:
@@ -50,9 +56,18 @@ def _draw_slides(slides: Path, spec: SyntheticSlideSpec, wanted: dict[str, Any],
         say(f"[0/5] {N_PATIENTS} slides are drawn already in {slides}")
         return
     say(f"[0/5] draw {N_PATIENTS} slides of {spec.width_px} x {spec.height_px} px, one a patient, into {slides}")
-    marker.unlink(missing_ok=True)
-    draw_cohort(slides, n_patients=N_PATIENTS, slides_per_patient=1, spec=spec, seed=seed)
-    marker.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+    try:
+        marker.unlink(missing_ok=True)
+        draw_cohort(slides, n_patients=N_PATIENTS, slides_per_patient=1, spec=spec, seed=seed)
+        write_whole(marker, f"{json.dumps(wanted, indent=2)}\n".encode())
+    except SimTripletError:  # some are an OSError too
+        raise
+    except OSError as error:
+        needed = int(N_PATIENTS * spec.width_px * spec.height_px * 3 * _SHARE_OF_RAW)
+        why = why_not_written(error, slides, needed=needed)
+        raise StoreError(
+            f"drawn slides '{slides}': cannot be written ({why}); free space, or choose another --out"
+        ) from error
 
 
 def _same_cohort(marker: Path, wanted: dict[str, Any]) -> bool:

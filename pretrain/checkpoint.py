@@ -25,6 +25,9 @@ __all__ = [
 
 CHECKPOINT_FORMAT = 1
 
+_FRAME_BYTES = 1 << 16
+"""Of a checkpoint beside its tensors, generously."""
+
 
 def write_checkpoint(path: Path, state: Mapping[str, Any], *, copies: Sequence[Path] = ()) -> None:
     """Write under a temporary name, flush, then rename: a reader sees the old checkpoint or the new one.
@@ -52,7 +55,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Any], *, copies: Sequence[P
             partial.unlink()  # the room it takes is wanted
         if isinstance(error, CheckpointError):
             raise
-        raise _not_written(path, error, needed=_n_bytes(state)) from error
+        raise _not_written(path, error, needed=_n_bytes(state) + _FRAME_BYTES) from error
 
 
 def copy_checkpoint(path: Path, other: Path) -> None:

@@ -1,5 +1,6 @@
 """The encoder in forms that need none of this package: timm's config.json, TorchScript, ONNX."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -13,6 +14,7 @@ import torch
 from simtriplet.pretrain.encoder import Encoder, EncoderInfo
 from simtriplet.pretrain.settings import ExportFormat
 from simtriplet.pretrain.timm_backbone import has_fixed_size, timm_arguments
+from simtriplet.wsi.disk_room import why_not_written
 from simtriplet.wsi.errors import CheckpointError, MissingDependencyError
 
 __all__ = [
@@ -27,6 +29,9 @@ __all__ = [
 ]
 
 _OPSET = 18
+
+_GRAPH_BYTES = 1 << 20
+"""Of an ONNX file beside the weights, generously."""
 
 
 def timm_config(info: EncoderInfo) -> dict[str, Any]:
@@ -79,8 +84,8 @@ def write_timm_config(folder: Path, info: EncoderInfo) -> None:
     Raises:
         CheckpointError: if the disk is full or fails.
     """
-    text = json.dumps(timm_config(info), indent=2) + "\n"
-    _replace(folder / "config.json", lambda partial: partial.write_text(text, encoding="utf-8"))
+    data = f"{json.dumps(timm_config(info), indent=2)}\n".encode()
+    _replace(folder / "config.json", lambda partial: partial.write_bytes(data), needed=len(data))
 
 
 def export_torchscript(encoder: Encoder, path: Path) -> None:
@@ -91,8 +96,8 @@ def export_torchscript(encoder: Encoder, path: Path) -> None:
     Raises:
         CheckpointError: if the disk is full or fails.
     """
-    traced = _trace(encoder)
-    _replace(path, lambda partial: traced.save(str(partial)))
+    data = _trace(encoder).save_to_buffer()  # to a file: torch ends the process where the disk is full
+    _replace(path, lambda partial: partial.write_bytes(data), needed=len(data))
 
 
 def _trace(encoder: Encoder) -> Any:
@@ -118,21 +123,19 @@ def export_onnx(encoder: Encoder, path: Path) -> None:
     check_exports(("onnx",))
     dynamic = {"images": {0: torch.export.Dim.DYNAMIC}}
 
-    def write(partial: Path) -> None:
-        program = torch.onnx.export(
-            encoder.eval(),
-            (_example(encoder),),
-            input_names=["images"],
-            output_names=["features"],
-            opset_version=_OPSET,
-            dynamic_shapes=dynamic,
-            dynamo=True,
-            verbose=False,
-        )
-        assert program is not None
-        program.save(str(partial))
-
-    _replace(path, write)
+    program = torch.onnx.export(
+        encoder.eval(),
+        (_example(encoder),),
+        input_names=["images"],
+        output_names=["features"],
+        opset_version=_OPSET,
+        dynamic_shapes=dynamic,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    needed = sum(values.nbytes for values in encoder.state_dict().values()) + _GRAPH_BYTES
+    _replace(path, lambda partial: program.save(str(partial)), needed=needed)
 
 
 def check_exports(forms: tuple[ExportFormat, ...]) -> None:
@@ -168,10 +171,13 @@ EXPORTERS: Mapping[ExportFormat, Exporter] = {
 }
 
 
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+def _replace(path: Path, write: Callable[[Path], Any], *, needed: int) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
         write(partial)
         os.replace(partial, path)
     except OSError as error:
-        raise CheckpointError(f"encoder '{path}': cannot be written ({error.strerror}); free space") from error
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        why = why_not_written(error, path.parent, needed=needed)
+        raise CheckpointError(f"encoder '{path}': cannot be written ({why}); free space and resume") from error

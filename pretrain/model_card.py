@@ -1,7 +1,6 @@
 """README.md of a run: what the encoder was trained on and how, its last numbers, what it is for and what it is not."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,9 @@ from simtriplet.pretrain.result import PretrainResult
 from simtriplet.pretrain.run_folder import RunFolder
 from simtriplet.pretrain.schedule import plan_schedule
 from simtriplet.pretrain.settings import ObjectiveSettings, PretrainSettings
+from simtriplet.wsi.disk_room import why_not_written
 from simtriplet.wsi.errors import CheckpointError
+from simtriplet.wsi.whole_file import write_whole
 
 __all__ = ["model_card", "write_model_card"]
 
@@ -156,14 +157,13 @@ def write_model_card(folder: RunFolder, info: EncoderInfo, settings: PretrainSet
     Raises:
         CheckpointError: if the disk is full or fails.
     """
-    text = model_card(info, settings, result, measured=_last_line(folder.monitor))
-    partial = folder.card.with_name(folder.card.name + ".partial")
+    data = model_card(info, settings, result, measured=_last_line(folder.monitor)).encode()
     try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, folder.card)
+        write_whole(folder.card, data)
     except OSError as error:
+        why = why_not_written(error, folder.path, needed=len(data))
         raise CheckpointError(
-            f"model card '{folder.card}': cannot be written ({error.strerror}); free space"
+            f"model card '{folder.card}': cannot be written ({why}); free space and resume"
         ) from error
 
 

@@ -16,6 +16,7 @@ from simtriplet.wsi.errors import SimTripletError, TrainingError
 from simtriplet.wsi.folder_hold import FolderHold
 from simtriplet.wsi.settings import build, to_values
 from simtriplet.wsi.store import PARTIAL_SUFFIX
+from simtriplet.wsi.whole_file import write_whole
 
 __all__ = ["RunFolder", "begin_together"]
 
@@ -225,9 +226,7 @@ def _drop_lines_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if _step_of(line) <= step]
-    partial = path.with_name(path.name + PARTIAL_SUFFIX)
-    partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, "".join(line + "\n" for line in kept).encode())
 
 
 def _step_of(line: str) -> float:

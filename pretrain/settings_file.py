@@ -1,13 +1,13 @@
 """settings.toml of a run: what it was told, and in comments what it chose itself."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from simtriplet.pretrain.settings import PretrainSettings
 from simtriplet.wsi.settings import to_toml, to_values
+from simtriplet.wsi.whole_file import write_whole
 
 __all__ = ["write_settings"]
 
@@ -38,9 +38,7 @@ def write_settings(folder: Path, settings: PretrainSettings, chosen: Mapping[str
         text = "\n".join([text, *(_comments(path) if chosen is None else _lines(chosen))]).rstrip() + "\n"
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, text.encode())
 
 
 def _lines(chosen: Mapping[str, str | int]) -> list[str]:

@@ -1,6 +1,7 @@
 """Say why a file could not be written: a full disk is told with what was needed and what is free."""
 
 import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -18,7 +19,8 @@ def why_not_written(error: Exception, folder: Path, *, needed: int) -> str:
     """Return the reason in a few words: `No space left on device; needs up to about 24.3 MB, 1.0 MB are free`.
 
     Args:
-        error: what the system said; of libraries that hide that (torch: RuntimeError), the first line.
+        error: what the system said; of libraries that hide that (torch: RuntimeError), the first line. The words that
+            libraries put around a full disk (Arrow's, HDF5's) are left out.
         folder: where it was to be written; it or a folder above it exists.
         needed: bytes in all.
     """
@@ -26,6 +28,8 @@ def why_not_written(error: Exception, folder: Path, *, needed: int) -> str:
     reason = str(known or str(error).partition("\n")[0])
     if isinstance(error, OSError) and not is_disk_full(error):
         return reason
+    if isinstance(error, OSError) and error.errno is not None:
+        reason = os.strerror(error.errno)
     if isinstance(error, OSError) and error.errno == errno.EFBIG:  # a limit on files; the disk may have room
         return f"{reason}; needs up to about {gigabytes(needed)}"
     folder = folder.absolute()
@@ -40,4 +44,6 @@ def why_not_written(error: Exception, folder: Path, *, needed: int) -> str:
 
 def gigabytes(n_bytes: int) -> str:
     """Return a size as a person reads it."""
+    if n_bytes < 1e5:
+        return f"{n_bytes / 1e3:.1f} kB"
     return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"

@@ -1,5 +1,6 @@
 """Tiles as AnnData: the table, features, neighbour graphs and the thumbnail as scanpy and squidpy look for it."""
 
+import io
 import itertools
 import json
 import warnings
@@ -24,6 +25,8 @@ _OTHER_COLUMNS = ("slide_id", "patient_id", "region", "tile", "tile_id", "_index
 def write_h5ad(store: TileStore, path: Path, request: ExportRequest) -> None:
     """Write one slide's table as .h5ad; `make_anndata` says what is in it.
 
+    The file is made in memory, beside the table: where a disk fills up under it, HDF5 brings the process down.
+
     Raises:
         MissingDependencyError: if anndata is not installed.
         StoreError: if the store's features or its table are damaged or of older tiles.
@@ -31,9 +34,21 @@ def write_h5ad(store: TileStore, path: Path, request: ExportRequest) -> None:
     """
     table = make_anndata(store, request)
     table.uns[SPATIAL] = {store.slide_id: _picture(store)}
+    path.write_bytes(_h5_file(table).getbuffer())
+
+
+def _h5_file(table: Any) -> io.BytesIO:
+    """Return what AnnData.write_h5ad would write, which takes nothing but a path."""
+    anndata: Any = interop_package("anndata", "export to 'anndata'")
+    h5py: Any = interop_package("h5py", "export to 'anndata'")
+    buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its own future versions
-        table.write_h5ad(path, compression="gzip")
+        table.strings_to_categoricals()
+        with h5py.File(buffer, "w") as file:
+            anndata.io.write_elem(file, "/", table, dataset_kwargs={"compression": "gzip"})
+            file.pop("raw", None)  # says that there is none, in a way that older versions do not read
+    return buffer
 
 
 def make_anndata(store: TileStore, request: ExportRequest) -> Any:

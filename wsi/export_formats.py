@@ -15,6 +15,7 @@ from simtriplet.wsi.export_images import write_images
 from simtriplet.wsi.export_marks import is_own_geojson, is_own_h5ad, is_own_parquet, is_own_spatialdata
 from simtriplet.wsi.export_names import slide_file_stem
 from simtriplet.wsi.export_request import ExportRequest, Progress
+from simtriplet.wsi.export_room import parquet_room, picture_room, row_room, table_room
 from simtriplet.wsi.export_spatialdata import write_spatialdata
 from simtriplet.wsi.export_target import EXPORT_RECORD, is_wanted, whole_file, whole_folder
 from simtriplet.wsi.export_webdataset import write_webdataset
@@ -48,6 +49,7 @@ class ExportFormat:
         is_folder: that path is a folder.
         is_own: tells of what lies at that path whether this program wrote it.
         joined: writes all slides into one folder.
+        room: returns about how many bytes that takes.
     """
 
     name: str
@@ -58,6 +60,7 @@ class ExportFormat:
     is_folder: bool = False
     is_own: Callable[[Path], bool] = Path.is_file
     joined: Joined | None = None
+    room: Callable[[Sequence[TileStore], ExportRequest], int] = row_room
 
     def __post_init__(self) -> None:
         if (self.per_slide is None) == (self.joined is None):
@@ -90,14 +93,21 @@ for _format in (
         suffix=".spatialdata.zarr",
         is_folder=True,
         is_own=is_own_spatialdata,
+        room=table_room,
     ),
-    ExportFormat("anndata", ("anndata",), per_slide=write_h5ad, suffix=".h5ad", is_own=is_own_h5ad),
+    ExportFormat("anndata", ("anndata",), per_slide=write_h5ad, suffix=".h5ad", is_own=is_own_h5ad, room=table_room),
     ExportFormat("geojson", per_slide=write_geojson, suffix=".geojson", is_own=is_own_geojson),
     ExportFormat(
-        "geoparquet", ("pyarrow",), "parquet", per_slide=write_geoparquet, suffix=".parquet", is_own=is_own_parquet
+        "geoparquet",
+        ("pyarrow",),
+        "parquet",
+        per_slide=write_geoparquet,
+        suffix=".parquet",
+        is_own=is_own_parquet,
+        room=parquet_room,
     ),
-    ExportFormat("images", joined=write_images),
-    ExportFormat("webdataset", joined=write_webdataset),
+    ExportFormat("images", joined=write_images, room=picture_room),
+    ExportFormat("webdataset", joined=write_webdataset, room=picture_room),
 ):
     FORMATS.add(_format.name, _format)
 
@@ -153,7 +163,8 @@ def export_stores(
 
 def _export_one(store: TileStore, chosen: ExportFormat, path: Path, request: ExportRequest) -> None:
     assert chosen.per_slide is not None
-    with whole_folder(path) if chosen.is_folder else whole_file(path) as partial:
+    whole = whole_folder if chosen.is_folder else whole_file
+    with whole(path, lambda: chosen.room([store], request)) as partial:
         chosen.per_slide(store, partial, request)
 
 
@@ -181,7 +192,7 @@ def _export_joined(
     if not is_wanted(out, existing, is_own=lambda folder: (folder / EXPORT_RECORD).is_file()):
         _refuse_other_export(out, asked)
         return Exported(out, "skipped", len(stores), n_tiles)
-    with whole_folder(out) as partial:
+    with whole_folder(out, lambda: chosen.room(stores, request)) as partial:
         partial.mkdir()
         record = {**asked, **write(stores, partial, request, progress)}
         (partial / EXPORT_RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

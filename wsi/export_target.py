@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from simtriplet.wsi.disk_room import is_disk_full, why_not_written
 from simtriplet.wsi.errors import SimTripletError, StoreError, StoreExistsError
 from simtriplet.wsi.folder_hold import scratch_folder
 from simtriplet.wsi.replace_folder import replace_folder
@@ -39,34 +40,42 @@ def is_wanted(final: Path, existing: Existing, *, is_own: Callable[[Path], bool]
 
 
 @contextlib.contextmanager
-def whole_file(final: Path) -> Iterator[Path]:
+def whole_file(final: Path, room: Callable[[], int]) -> Iterator[Path]:
     """Give a path to write to, which becomes `final` when the block ends well and vanishes when it does not.
+
+    Args:
+        final: the file.
+        room: returns about how many bytes it takes; asked where the disk is full.
 
     Raises:
         StoreError: if it cannot be written, or another process is writing it.
     """
-    with _scratch(final) as partial:
+    with _scratch(final, room) as partial:
         yield partial
         os.replace(partial, final)
 
 
 @contextlib.contextmanager
-def whole_folder(final: Path) -> Iterator[Path]:
+def whole_folder(final: Path, room: Callable[[], int]) -> Iterator[Path]:
     """Give the path of a folder to make and fill, which becomes `final` when the block ends well and vanishes when not.
 
     A `final` that is there is replaced in one step, see `is_wanted`.
+
+    Args:
+        final: the folder.
+        room: returns about how many bytes it takes; asked where the disk is full.
 
     Raises:
         StoreError: if it cannot be written, or another process is writing it.
     """
     final = final.resolve()  # a link to a folder stays one
-    with _scratch(final) as partial:
+    with _scratch(final, room) as partial:
         yield partial
         replace_folder(partial, final)
 
 
 @contextlib.contextmanager
-def _scratch(final: Path) -> Iterator[Path]:
+def _scratch(final: Path, room: Callable[[], int]) -> Iterator[Path]:
     """Give a place in a folder of this process alone, beside `final`; what a killed run left there is removed."""
     folder = final.with_name(final.name + PARTIAL_SUFFIX)
     try:
@@ -77,6 +86,5 @@ def _scratch(final: Path) -> Iterator[Path]:
     except BlockingIOError as error:
         raise StoreError(f"output '{final}': another run is writing it; wait for that run to end") from error
     except OSError as error:
-        raise StoreError(
-            f"output '{final}': cannot be written ({error.strerror or error}); free space or choose another --out"
-        ) from error
+        why = why_not_written(error, final.parent, needed=room() if is_disk_full(error) else 0)
+        raise StoreError(f"output '{final}': cannot be written ({why}); free space or choose another --out") from error
