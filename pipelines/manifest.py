@@ -6,13 +6,16 @@ import io
 import logging
 import unicodedata
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from simtriplet.pipelines.slide_files import SLIDE_SUFFIXES, find_slides, one_per_series
-from simtriplet.wsi.annotation_file import find_annotation, read_annotations
-from simtriplet.wsi.errors import SettingsError, SlideOpenError
+from simtriplet.wsi.annotation_file import find_annotation
+from simtriplet.wsi.errors import AnnotationError, SettingsError, SlideOpenError, UnreachableError
 from simtriplet.wsi.metadata import read_regular_file
+from simtriplet.wsi.reach import exists, is_folder
 from simtriplet.wsi.registry import nearest_name
+from simtriplet.wsi.slide_annotation import with_regions
 from simtriplet.wsi.tiling import SlideJob, slide_id_of
 
 __all__ = ["collect_jobs", "read_manifest"]
@@ -42,7 +45,7 @@ def collect_jobs(
     Raises:
         SlideOpenError: if a path does not exist or a folder holds no slides.
         SettingsError: if two slides have one id or a manifest is malformed.
-        AnnotationError: if an annotation file is malformed.
+        AnnotationError: if the annotation file of the only slide is malformed; of several it is read when the slide is tiled.
     """
     files: list[Path] = []
     listed: list[SlideJob] = []
@@ -65,7 +68,9 @@ def collect_jobs(
 
 
 def _tell_missing_annotations(jobs: Sequence[SlideJob], annotations: Path | None) -> None:
-    missing = [job.slide_id for job in jobs if job.regions is None] if annotations is not None else []
+    if annotations is None:
+        return
+    missing = [job.slide_id for job in jobs if job.annotation is None and job.regions is None]
     if missing and len(missing) == len(jobs):
         raise SettingsError(
             f"annotations '{annotations}': hold no file for any of {len(jobs)} slides; name them <slide_id>.geojson, "
@@ -154,23 +159,23 @@ def _refuse_split_series(jobs: Sequence[SlideJob]) -> None:
 
 
 def _complete(job: SlideJob, annotations: Path | None, slide_mpp: float | None, *, single: bool) -> SlideJob:
-    file = _annotation_file(job, annotations, single=single)
-    return SlideJob(
-        path=job.path,
-        slide_id=job.slide_id,
-        patient_id=job.patient_id,
-        label=job.label,
+    complete = replace(
+        job,
         slide_mpp=job.slide_mpp if job.slide_mpp is not None else slide_mpp,
-        regions=tuple(read_annotations(file)) if file is not None else None,
+        annotation=_annotation_of(job, annotations, single=single),
     )
+    return with_regions(complete) if single else complete  # one of several tells in its own turn that its file is bad
 
 
-def _annotation_file(job: SlideJob, annotations: Path | None, *, single: bool) -> Path | None:
+def _annotation_of(job: SlideJob, annotations: Path | None, *, single: bool) -> Path | None:
     if annotations is None:
         return None
-    if annotations.is_dir():
-        return find_annotation(annotations, job.slide_id)
-    if not annotations.exists():
+    if is_folder(annotations):
+        try:
+            return find_annotation(annotations, job.slide_id)
+        except (AnnotationError, UnreachableError):
+            return annotations  # looked into again in the slide's own turn, which tells what is wrong
+    if not exists(annotations):
         raise SettingsError(f"annotations '{annotations}': do not exist; pass a folder of <slide_id>.geojson")
     if not single:
         raise SettingsError(f"annotations '{annotations}': is one file for several slides; pass a folder")

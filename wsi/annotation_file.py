@@ -8,6 +8,7 @@ from simtriplet.wsi.annotation_asap import ASAP_ROOT, read_asap
 from simtriplet.wsi.annotation_csv import read_csv
 from simtriplet.wsi.annotation_xml import root_tag
 from simtriplet.wsi.errors import AnnotationError
+from simtriplet.wsi.reach import is_file
 
 __all__ = ["ANNOTATION_SUFFIXES", "find_annotation", "read_annotations"]
 
@@ -46,9 +47,10 @@ def find_annotation(folder: Path, slide_id: str) -> Path | None:
 
     Raises:
         AnnotationError: if there are two.
+        UnreachableError: if the folder may not be entered.
     """
     named = [folder / f"{slide_id}{suffix}" for suffix in ANNOTATION_SUFFIXES]
-    found = [path for path in named if path.is_file()]
+    found = [path for path in named if is_file(path)]
     if len(found) > 1:
         raise AnnotationError(
             f"annotations '{folder}': {found[0].name} and {found[1].name} are both of slide '{slide_id}'; leave one of them"

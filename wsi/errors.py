@@ -19,6 +19,10 @@ class SimTripletError(Exception):
         return f"{text[: _MOST_LETTERS - _LAST_LETTERS]} ... {text[-_LAST_LETTERS:]}"
 
 
+class UnreachableError(SimTripletError, OSError):
+    """What a path leads to cannot be told: a folder may not be entered, or a disk or network fails."""
+
+
 class SlideOpenError(SimTripletError, OSError):
     """The file is missing, unreadable or not a whole-slide image."""
 

@@ -22,6 +22,7 @@ from simtriplet.wsi.h5_coordinates import TileCoordinates
 from simtriplet.wsi.overview import Overview, read_overview
 from simtriplet.wsi.quality import QualitySpec, find_fold_limit
 from simtriplet.wsi.slide import SlideInfo, SlideReader, open_slide, slide_mpp, warn_of_other_mpp
+from simtriplet.wsi.slide_annotation import with_regions
 from simtriplet.wsi.store import STORE_SUFFIX
 from simtriplet.wsi.store_writer import StoreContents, StoreWriter
 from simtriplet.wsi.survey import Cells, Survey, estimate_room, refuse_full_disk
@@ -89,7 +90,7 @@ def import_tiles(
         progress: called with (tiles done, tiles in all).
 
     Raises:
-        AnnotationError: if the coordinates are of another slide.
+        AnnotationError: if the coordinates are of another slide, or the job's annotation file is malformed.
         SlideOpenError: if the file is no slide.
         SlideReadError: if its pixels are damaged; nothing is left under the final name.
         ResolutionError: if the mpp is unknown.
@@ -99,6 +100,7 @@ def import_tiles(
     out = Path(out)
     start = time.perf_counter()
     request = request or ImportRequest()
+    job = with_regions(job)
     final = out / f"{job.slide_id}{STORE_SUFFIX}"
     with open_slide(job.path, reader=request.reader) as reader:
         state = file_state(job.path)

@@ -89,6 +89,8 @@ class SlideJob:
         label: class of the whole slide, None where there is none.
         slide_mpp: micrometres per level-0 pixel, where the file is wrong or silent.
         regions: annotations, None where there are none.
+        annotation: file of annotations, or a folder with the slide's own, `<slide_id>.geojson`, .xml or .csv: read when the
+            slide is tiled, where `regions` are not given.
     """
 
     path: Path
@@ -97,9 +99,12 @@ class SlideJob:
     label: str | None = None
     slide_mpp: float | None = None
     regions: tuple[NamedRegion, ...] | None = None
+    annotation: Path | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))  # a text will do
+        if self.annotation is not None:
+            object.__setattr__(self, "annotation", Path(self.annotation))
         if not _SAFE_ID.fullmatch(self.slide_id) or len(self.slide_id.encode()) > 200:
             raise SettingsError(
                 f"slide id {self.slide_id!r}: must be letters, digits, blanks and ._()+- and start with a letter or digit; "

@@ -19,6 +19,7 @@ from simtriplet.wsi.errors import SlideReadError, StoreExistsError, TissueError
 from simtriplet.wsi.geometry import centred_level_xy, plan_context
 from simtriplet.wsi.images import context_name
 from simtriplet.wsi.slide import SlideInfo, SlideReader, open_slide
+from simtriplet.wsi.slide_annotation import with_regions
 from simtriplet.wsi.store import STORE_SUFFIX, TileStore
 from simtriplet.wsi.store_writer import StoreContents, StoreWriter, remove_leftovers
 from simtriplet.wsi.survey import Room, Survey, estimate_room, refuse_full_disk, survey_slide
@@ -94,6 +95,7 @@ def tile_slide(
         What became of it.
 
     Raises:
+        AnnotationError: if the job's annotation file cannot be read or is malformed.
         SlideOpenError: if the file is no slide.
         SlideReadError: if its pixels are damaged (all of them, where the request skips damage), or the file changes
             meanwhile; nothing is left under the final name.
@@ -105,6 +107,7 @@ def tile_slide(
     out = Path(out)
     start = time.perf_counter()
     request = request or TileRequest()
+    job = with_regions(job)
     final = out / f"{job.slide_id}{STORE_SUFFIX}"
     with open_slide(job.path, reader=request.reader) as reader:
         state = file_state(job.path)
