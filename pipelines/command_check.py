@@ -12,7 +12,8 @@ from simtriplet.pipelines.options import AnyPath, quiet, stores_argument
 from simtriplet.pipelines.repair_commands import RepairSources, repair_lines
 from simtriplet.pipelines.stop_signals import STOP
 from simtriplet.wsi.check import Problem, StoreCheck, inspect_store
-from simtriplet.wsi.errors import StoreError
+from simtriplet.wsi.errors import SlideOpenError, StoreError
+from simtriplet.wsi.reach import exists
 from simtriplet.wsi.repair import plan_repair
 from simtriplet.wsi.store import find_stores
 
@@ -46,6 +47,9 @@ def check(
     """Verify STOREs: every tile, array and metadata file against its checksum, neighbour indices against the tiles."""
     if not repair and (slides or annotations or encoders):
         raise click.UsageError("--slides, --annotations and --encoder: are for --repair; pass it too")
+    for path in slides:
+        if not exists(path):
+            raise SlideOpenError(f"slide '{path}': does not exist; check the path")
     files = {job.slide_id: job.path for job in collect_jobs(slides)} if slides else {}
     sources = RepairSources(files, annotations, _by_hash(encoders))
     paths = find_stores(stores)

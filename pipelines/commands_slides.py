@@ -15,6 +15,7 @@ from simtriplet.pipelines.slide_steps import tile_slides
 from simtriplet.wsi.errors import SettingsError, SimTripletError, StoreError
 from simtriplet.wsi.geometry import TilingSpec
 from simtriplet.wsi.quality import QualitySpec
+from simtriplet.wsi.reach import leads_to_folder
 from simtriplet.wsi.slide import open_slide
 from simtriplet.wsi.tiling import LabelSpec, TileRequest
 from simtriplet.wsi.tissue import TissueSpec
@@ -29,7 +30,7 @@ def info(slides: tuple[Path, ...], reader: str) -> None:
     """Say what SLIDEs are: size in pixels, levels, micrometres per pixel, scanner, and what reads them."""
     rows = []
     failures: list[SimTripletError] = []
-    folders = {path: one_per_series(find_slides(path, recursive=False)) for path in slides if path.is_dir()}
+    folders = {path: one_per_series(find_slides(path, recursive=False)) for path in slides if leads_to_folder(path)}
     for path in (file for given in slides for file in folders.get(given, [given])):
         try:
             with open_slide(path, reader=reader) as slide:

@@ -4,6 +4,7 @@ import csv
 import difflib
 import io
 import logging
+import os
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -11,10 +12,11 @@ from pathlib import Path
 
 from simtriplet.pipelines.slide_files import SLIDE_SUFFIXES, find_slides, one_per_series
 from simtriplet.wsi.annotation_file import find_annotation
-from simtriplet.wsi.errors import AnnotationError, SettingsError, SlideOpenError, UnreachableError
+from simtriplet.wsi.errors import AnnotationError, SettingsError, UnreachableError
 from simtriplet.wsi.metadata import read_regular_file
-from simtriplet.wsi.reach import exists, is_folder
+from simtriplet.wsi.reach import exists, is_folder, leads_to_folder
 from simtriplet.wsi.registry import nearest_name
+from simtriplet.wsi.slide import refuse_no_file
 from simtriplet.wsi.slide_annotation import with_regions
 from simtriplet.wsi.tiling import SlideJob, slide_id_of
 
@@ -43,7 +45,8 @@ def collect_jobs(
         recursive: take the slides in folders of folders too.
 
     Raises:
-        SlideOpenError: if a path does not exist or a folder holds no slides.
+        SlideOpenError: if a folder holds no slides, or none of the files is there; where another is, one that is missing or out
+            of reach is a job too, whose own turn tells why.
         SettingsError: if two slides have one id or a manifest is malformed.
         AnnotationError: if the annotation file of the only slide is malformed; of several it is read when the slide is tiled.
     """
@@ -52,12 +55,12 @@ def collect_jobs(
     for given in inputs:
         if given.suffix.lower() == ".csv":
             listed.extend(read_manifest(given))
-        elif given.is_dir() and given.suffix.lower() not in SLIDE_SUFFIXES:
+        elif given.suffix.lower() not in SLIDE_SUFFIXES and leads_to_folder(given):
             files.extend(find_slides(given, recursive=recursive))
-        elif given.exists():
-            files.append(given)
         else:
-            raise SlideOpenError(f"slide '{given}': does not exist; check the path")
+            files.append(given)
+    if files and not listed and not any(map(os.path.exists, files)):
+        refuse_no_file(files[0])
     jobs = [*listed, *(SlideJob(path, slide_id_of(path)) for path in one_per_series(files))]
     _refuse_duplicates(jobs)
     if listed:  # found files are one a series already, and reading thousands of headers again takes its time

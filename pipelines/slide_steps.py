@@ -10,7 +10,8 @@ from simtriplet.pipelines.batch import SLIDE_TIMEOUT_S, estimate_batch_room, til
 from simtriplet.pipelines.console import Part, print_table, progress_bar, say
 from simtriplet.pipelines.tile_summary import Outcome, begin_summary, read_summary, write_summary
 from simtriplet.wsi.disk_room import why_not_written
-from simtriplet.wsi.errors import SettingsError, StoreError
+from simtriplet.wsi.errors import SettingsError, StoreError, UnreachableError
+from simtriplet.wsi.reach import exists
 from simtriplet.wsi.settings import to_toml
 from simtriplet.wsi.slide import READERS
 from simtriplet.wsi.store import STORE_SUFFIX
@@ -143,10 +144,18 @@ def _finished_before(jobs: Sequence[SlideJob], out: Path, existing: Existing) ->
         rows = read_summary(out / SUMMARY_NAME)
     except SettingsError:  # none yet, or one that tells nothing any more
         return set()
-    there = {job.slide_id for job in jobs if (out / f"{job.slide_id}{STORE_SUFFIX}").exists()}
+    there = {job.slide_id for job in jobs if _has_store(out, job)}
     return (
         set() if existing == "replace" else {name for name in there & rows.keys() if rows[name]["status"] != "failed"}
     )
+
+
+def _has_store(out: Path, job: SlideJob) -> bool:
+    """Tell whether a slide has a store; one that is out of reach is one, and the slide's own turn tells why it is of no use."""
+    try:
+        return exists(out / f"{job.slide_id}{STORE_SUFFIX}")
+    except UnreachableError:
+        return True
 
 
 def _failed_before(jobs: Sequence[SlideJob], summary: Path) -> list[SlideJob]:
@@ -171,13 +180,13 @@ def _check_names(request: TileRequest) -> None:
     if request.reader != "auto":
         READERS.get(request.reader)
     mask = request.tissue.mask_path
-    if mask is not None and not mask.exists():
+    if mask is not None and not exists(mask):
         raise SettingsError(f"tissue mask '{mask}': does not exist; pass a picture, annotations, or a folder of them")
 
 
 def _tell_batch_room(jobs: Sequence[SlideJob], out: Path, request: TileRequest, existing: Existing) -> None:
     """Say how much room the stores will take, and refuse where there is less."""
-    new = [job for job in jobs if existing == "replace" or not (out / f"{job.slide_id}{STORE_SUFFIX}").exists()]
+    new = [job for job in jobs if existing == "replace" or not _has_store(out, job)]
     if not new:
         return
     room = estimate_batch_room(new, request)

@@ -38,9 +38,9 @@ def read_dicom_head(file: BinaryIO, names: Sequence[str]) -> dict[str, Any]:
 
 def dicom_series(path: Path) -> str | None:
     """Return the series that a DICOM file belongs to; None where it tells none, is damaged or no file that has an end."""
-    if not path.is_file():
-        return None
     try:
+        if not path.is_file():
+            return None
         with path.open("rb") as file:
             series = read_dicom_head(file, ["SeriesInstanceUID"])["SeriesInstanceUID"]
     except (OSError, ValueError):

@@ -26,6 +26,7 @@ __all__ = [
     "SlideReader",
     "level_downsamples",
     "open_slide",
+    "refuse_no_file",
     "slide_mpp",
     "warn_of_other_mpp",
 ]
@@ -211,7 +212,7 @@ def open_slide(path: str | Path, *, reader: str = "auto") -> SlideReader:
     import simtriplet.wsi.readers  # noqa: F401  (registers the readers on first use; they import slide libraries)
 
     path = Path(path)
-    _refuse_no_file(path)
+    refuse_no_file(path)
     if reader != "auto":
         return _plausible(READERS.get(reader)(path))
     refusal: SlideOpenError | None = None
@@ -234,8 +235,12 @@ def open_slide(path: str | Path, *, reader: str = "auto") -> SlideReader:
     )
 
 
-def _refuse_no_file(path: Path) -> None:
-    """Refuse what is no file that can be read: a slide library would wait for ever for a pipe to say something."""
+def refuse_no_file(path: Path) -> None:
+    """Refuse what is no file that can be read: a slide library would wait for ever for a pipe to say something.
+
+    Raises:
+        SlideOpenError: if it is none.
+    """
     try:
         kind = path.stat().st_mode
         if stat.S_ISREG(kind):

@@ -18,6 +18,7 @@ from simtriplet.wsi.codec import JpegCodec, make_codec
 from simtriplet.wsi.errors import SlideReadError, StoreExistsError, TissueError
 from simtriplet.wsi.geometry import centred_level_xy, plan_context
 from simtriplet.wsi.images import context_name
+from simtriplet.wsi.reach import exists
 from simtriplet.wsi.slide import SlideInfo, SlideReader, open_slide
 from simtriplet.wsi.slide_annotation import with_regions
 from simtriplet.wsi.store import STORE_SUFFIX, TileStore
@@ -223,8 +224,9 @@ def kept_store(final: Path, existing: Existing, digest: str) -> TileStore | None
 
     Raises:
         StoreExistsError: if a store is there and may not be touched, or is of another request.
+        UnreachableError: if what is there is out of reach.
     """
-    if not final.exists() or existing == "replace":
+    if not exists(final) or existing == "replace":
         return None
     if existing == "error":
         raise StoreExistsError(f"store '{final}': exists already; pass --existing skip or --existing replace")

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from simtriplet.wsi.annotation_file import ANNOTATION_SUFFIXES, find_annotation, read_annotations
 from simtriplet.wsi.errors import TissueError
 from simtriplet.wsi.overview import Overview
+from simtriplet.wsi.reach import is_file, is_folder
 from simtriplet.wsi.tissue import TissueMap, TissueSpec, label_regions, map_tissue
 from simtriplet.wsi.tissue_polygons import PolygonTissue
 
@@ -59,13 +60,14 @@ def mask_file(spec: TissueSpec, slide_id: str) -> Path | None:
 
     Raises:
         TissueError: if there is none, or more than one.
+        UnreachableError: if it is out of reach.
     """
     path = spec.mask_path
-    if path is None or path.is_file():
+    if path is None or is_file(path):
         return path
-    if not path.is_dir():
+    if not is_folder(path):
         raise TissueError(f"tissue mask '{path}': does not exist; check the path")
-    picture = [path / f"{slide_id}{suffix}" for suffix in MASK_SUFFIXES if (path / f"{slide_id}{suffix}").is_file()]
+    picture = [path / f"{slide_id}{suffix}" for suffix in MASK_SUFFIXES if is_file(path / f"{slide_id}{suffix}")]
     outlines = find_annotation(path, slide_id)
     found = picture + ([] if outlines is None else [outlines])
     if len(found) != 1:

@@ -116,3 +116,59 @@ class TestAnnotations:
         assert many == one
         ended = program("tile", slides, "--out", tmp_path / "one", *TILING, *labels, "--existing", "skip")
         assert summary(tmp_path / "one")["a"]["status"] == "skipped", ended.stdout
+
+
+class TestPaths:
+    def test_one_that_is_missing_or_out_of_reach_fails_alone(
+        self, program: Run, failure: Failure, slides: Path, tmp_path: Path
+    ) -> None:
+        """A folder's name of 300 letters stands for one without rights, which a superuser has: the system refuses both."""
+        out, beyond = tmp_path / "out", slides / ("x" * 300) / "far.svs"
+        words = ("tile", beyond, slides / "gone.svs", slides / "a.svs", slides / "b.svs", "--out", out, *TILING)
+        assert "2 of 4 slides failed" in failure(program(*words, status=1))
+        rows = summary(out)
+        assert {name: row["status"] for name, row in rows.items()} == {
+            "a": "ok",
+            "b": "ok",
+            "far": "failed",
+            "gone": "failed",
+        }
+        assert rows["gone"]["reason"] == "slide 'gone.svs': does not exist; check the path"
+        assert (
+            rows["far"]["reason"] == "slide 'far.svs': cannot be read (File name too long); check its path and rights"
+        )
+        assert "2 of 4 slides of the earlier run failed" in program(*words, "--retry-failed", status=1).stderr
+
+    def test_so_does_a_row_of_a_manifest(self, program: Run, failure: Failure, slides: Path, tmp_path: Path) -> None:
+        manifest, out = slides / "slides.csv", tmp_path / "out"
+        manifest.write_text(f"path\na.svs\ngone.svs\n{'x' * 300}/far.dcm\n{'x' * 300}/off.svs\n")
+        assert "3 of 4 slides failed" in failure(program("tile", manifest, "--out", out, *TILING, status=1))
+        assert [name for name, row in summary(out).items() if row["status"] == "ok"] == ["a"]
+
+    def test_where_there_is_no_slide_at_all_it_is_the_error(
+        self, program: Run, failure: Failure, tmp_path: Path
+    ) -> None:
+        gone, other, beyond = tmp_path / "gone.svs", tmp_path / "other.svs", tmp_path / ("x" * 300) / "far.svs"
+        for words in ((gone,), (gone, other)):
+            line = failure(program("tile", *words, "--out", tmp_path / "out", status=1))
+            assert line == f"Error: slide '{gone}': does not exist; check the path"
+        line = failure(program("tile", beyond, "--out", tmp_path / "out", status=1))
+        assert line.endswith("cannot be read (File name too long); check its path and rights")
+        assert not (tmp_path / "out").exists()
+
+    def test_info_tells_of_the_others(self, program: Run, failure: Failure, slides: Path) -> None:
+        ended = program("info", slides / ("x" * 300) / "far.svs", slides / "a.svs", status=1)
+        assert "a.svs" in ended.stdout
+        assert "File name too long" in failure(ended)
+
+    def test_a_store_that_is_out_of_reach_fails_its_slide_alone(
+        self, program: Run, failure: Failure, slides: Path, tmp_path: Path
+    ) -> None:
+        """A link that leads to itself stands for one that leads where nobody may look."""
+        out = tmp_path / "out"
+        out.mkdir()
+        store = out / "b.tiles.zarr"
+        store.symlink_to(store)
+        assert "1 of 4 slides failed" in failure(program("tile", slides, "--out", out, *TILING, status=1))
+        reason = summary(out)["b"]["reason"]
+        assert reason.startswith("path 'b.tiles.zarr': is out of reach (Too many levels of symbolic links); check the")
