@@ -17,6 +17,8 @@ from simtriplet.wsi.errors import SimTripletError
 
 __all__ = ["cli", "main"]
 
+log = logging.getLogger(__name__)
+
 _COMMANDS = {
     "info": ("commands_slides", "Say what slides are: size, levels, resolution."),
     "tile": ("commands_slides", "Cut the tissue of slides into tile stores."),
@@ -145,8 +147,21 @@ def _tell(error: BaseException) -> None:
         _fail(f"memory: there is too little{why}; pass fewer --workers or a smaller batch, and {STOP.go_on}", 1)
     if isinstance(error, OSError) and is_disk_full(error):
         _fail(f"output{_name_of(error)}: cannot be written ({error.strerror}); free space and {STOP.go_on}", 1)
-    if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG):
-        _fail(f"path{_name_of(error)[:200]}: cannot be used ({error.strerror}); check its rights, or choose another", 1)
+    if isinstance(error, OSError) and error.errno is not None:  # from the system; a library's own have no number
+        log.debug("what the system refused", exc_info=error)
+        name = "system" if error.filename is None else f"path{_name_of(error)[:200]}"
+        _fail(f"{name}: cannot be used ({error.strerror}); {_cure_of(error)}", 1)
+
+
+def _cure_of(error: OSError) -> str:
+    """Say what to do about what the system refused."""
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return f"bring back what was there, and {STOP.go_on}"
+    if isinstance(error, (FileExistsError, IsADirectoryError)):
+        return "move away what is there, or choose another"
+    if isinstance(error, PermissionError) or error.errno == errno.ENAMETOOLONG:
+        return "check its rights, or choose another"
+    return f"check its disk and network, and {STOP.go_on}"
 
 
 def _name_of(error: OSError) -> str:

@@ -1,6 +1,6 @@
 """The command `check`: every byte of a store against its checksum, and how to make again what is damaged."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import click
@@ -12,7 +12,7 @@ from simtriplet.pipelines.options import AnyPath, quiet, stores_argument
 from simtriplet.pipelines.repair_commands import RepairSources, repair_lines
 from simtriplet.pipelines.stop_signals import STOP
 from simtriplet.wsi.check import Problem, StoreCheck, inspect_store
-from simtriplet.wsi.errors import SlideOpenError, StoreError
+from simtriplet.wsi.errors import SimTripletError, SlideOpenError, StoreError, UnreachableError
 from simtriplet.wsi.reach import exists
 from simtriplet.wsi.repair import plan_repair
 from simtriplet.wsi.store import find_stores
@@ -52,18 +52,47 @@ def check(
             raise SlideOpenError(f"slide '{path}': does not exist; check the path")
     files = {job.slide_id: job.path for job in collect_jobs(slides)} if slides else {}
     sources = RepairSources(files, annotations, _by_hash(encoders))
-    paths = find_stores(stores)
-    damaged = []
-    for path in paths:
-        found = _inspect(path)
+    n_unreachable, damaged = 0, []
+    looked_for = _look_for(stores)
+    for path, unreachable in looked_for.items():
+        found = unreachable or _inspect(path)
         _tell(path, found)
-        if found.problems:
+        if unreachable:
+            n_unreachable += 1
+        elif found.problems:
             damaged.append((path, found.problems))
     if repair:
         _tell_repair(damaged, sources)
-    if damaged:
-        cure = "see the commands above" if repair else "check --repair tells how to make again what is damaged"
-        raise StoreError(f"{len(damaged)} of {len(paths)} stores are damaged; {cure}")
+    if damaged or n_unreachable:
+        raise StoreError(_verdict(len(damaged), n_unreachable, len(looked_for), repair=repair))
+
+
+def _look_for(given: Iterable[Path]) -> dict[Path, StoreCheck | None]:
+    """Return the stores that are named; with those out of reach the problem that they are, as the others are looked at."""
+    found: dict[Path, StoreCheck | None] = {}
+    for path in given:
+        try:
+            found.update({store: _refusal(store) for store in find_stores([path])})
+        except UnreachableError as error:
+            found[path] = StoreCheck((Problem("", str(error)),), ())
+    return found
+
+
+def _refusal(store: Path) -> StoreCheck | None:
+    try:
+        exists(store / "zarr.json")
+    except UnreachableError as error:
+        return StoreCheck((Problem("", str(error)),), ())
+    return None
+
+
+def _verdict(n_damaged: int, n_unreachable: int, n_stores: int, *, repair: bool) -> str:
+    """Say how many stores are not well, and what to do."""
+    if not n_damaged:
+        return f"{n_unreachable} of {n_stores} stores are out of reach; check their paths, rights and disks"
+    cure = "see the commands above" if repair else "check --repair tells how to make again what is damaged"
+    beside = f", {n_unreachable} out of reach" if n_unreachable else ""
+    return f"{n_damaged} of {n_stores} stores are damaged{beside}; {cure}"
 
 
 def _by_hash(encoders: Sequence[str]) -> dict[str, str]:
@@ -79,8 +108,9 @@ def _inspect(path: Path) -> StoreCheck:
     try:
         with progress_bar(f"check {path.name}", "tiles", quiet=quiet()) as tick:
             return inspect_store(path, progress=tick)
-    except StoreError as error:  # the other stores are looked at all the same
-        return StoreCheck((Problem("", str(error)),), ())
+    except OSError as error:  # the other stores are looked at all the same
+        why = str(error) if isinstance(error, SimTripletError) else f"cannot be read ({error.strerror}); check its disk"
+        return StoreCheck((Problem("", why),), ())
 
 
 def _tell(path: Path, found: StoreCheck) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from simtriplet.evaluate.saved_head import load_head
 from simtriplet.pipelines.patient_list import read_patients
 from simtriplet.wsi.errors import CheckpointError, EvaluationError, SettingsError
+from simtriplet.wsi.reach import exists
 from simtriplet.wsi.store import TileStore
 
 __all__ = [
@@ -97,10 +98,11 @@ def check_head_file(head: Path, out: Path) -> None:
 
     Raises:
         SettingsError: if another file or a folder is there, or results will be.
+        UnreachableError: if what is there is out of reach.
         EvaluationError: if its folder cannot be made or written.
     """
     taken = head.resolve() == (out / _RESULT_FILE).resolve()
-    if head.exists():
+    if exists(head):
         try:
             load_head(head)
         except CheckpointError:

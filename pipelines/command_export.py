@@ -11,6 +11,7 @@ from simtriplet.pipelines.options import AnyPath, existing_option, quiet, stores
 from simtriplet.wsi.errors import SettingsError
 from simtriplet.wsi.export_formats import FORMATS, Exported, export_stores
 from simtriplet.wsi.export_request import ExportRequest
+from simtriplet.wsi.reach import is_folder
 from simtriplet.wsi.store import open_stores
 from simtriplet.wsi.tiling import usable_cores
 
@@ -61,7 +62,7 @@ def export(
     <slide_id>.spatialdata.zarr, .h5ad, .geojson, .parquet; of all slides together: images and webdataset.
     """
     _refuse_idle_options(form)
-    if predictions is not None and not predictions.is_dir():
+    if predictions is not None and not is_folder(predictions):
         raise SettingsError(f"predictions '{predictions}': is no folder; pass the one that predict wrote")
     request = ExportRequest(predictions=predictions, threads=usable_cores(), **options)
     opened = open_stores(stores)

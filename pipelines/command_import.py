@@ -14,6 +14,7 @@ from simtriplet.pipelines.options import AnyPath, existing_option, quiet, tile_o
 from simtriplet.pipelines.slide_steps import make_folder
 from simtriplet.wsi.errors import AnnotationError, SettingsError, SimTripletError, StoreError
 from simtriplet.wsi.h5_coordinates import TileCoordinates, check_h5_features, read_coordinates, read_h5_features
+from simtriplet.wsi.reach import entries, is_file, leads_to_folder
 from simtriplet.wsi.store import STORE_SUFFIX, TileStore
 from simtriplet.wsi.tile_import import ImportRequest, import_tiles
 from simtriplet.wsi.tile_request import Existing, LabelSpec, SlideJob
@@ -155,7 +156,7 @@ def _row(summary: TilingSummary, coordinates: TileCoordinates, features: str) ->
 def _h5_files(given: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for path in given:
-        inside = sorted(path.glob("*.h5")) if path.is_dir() else [path]
+        inside = [one for one in entries(path) if one.suffix == ".h5"] if leads_to_folder(path) else [path]
         if not inside:
             raise AnnotationError(
                 f"coordinates '{path}': the folder holds no .h5 files; pass CLAM's or TRIDENT's 'patches'"
@@ -213,6 +214,6 @@ def _feature_file(pair: _Pair, folder: Path | None) -> Path:
         return pair.coordinates.path
     names = (pair.job.slide_id, pair.coordinates.slide_name, pair.coordinates.path.stem.removesuffix("_patches"))
     for name in names:
-        if (folder / f"{name}.h5").is_file():
+        if is_file(folder / f"{name}.h5"):
             return folder / f"{name}.h5"
     raise AnnotationError(f"features '{folder}': hold no '{pair.job.slide_id}.h5'; check the folder")

@@ -14,6 +14,7 @@ from simtriplet.pipelines.console import say
 from simtriplet.pipelines.manifest import collect_jobs
 from simtriplet.pipelines.options import AnyPath, stores_argument
 from simtriplet.wsi.errors import SettingsError
+from simtriplet.wsi.reach import is_folder
 from simtriplet.wsi.store import open_stores
 
 __all__ = ["view"]
@@ -49,7 +50,7 @@ def view(
     Serves on this machine only, until Ctrl-C. The address holds a key; whoever has it can see the slides.
     """
     opened = open_stores(stores)
-    if predictions is not None and not predictions.is_dir():
+    if predictions is not None and not is_folder(predictions):
         raise SettingsError(f"--predictions '{predictions}': is no folder; pass the --out of simtriplet predict")
     files = (
         {job.slide_id: job.path for job in collect_jobs([slides], recursive=recursive)} if slides is not None else {}

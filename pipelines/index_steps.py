@@ -11,6 +11,7 @@ from simtriplet.wsi.gate_spec import GateSpec
 from simtriplet.wsi.neighbour_index import IndexSummary, check_same_mpp, index_store
 from simtriplet.wsi.neighbour_statistics import NeighbourStatistics
 from simtriplet.wsi.neighbours import GridRule, KnnRule, NeighbourRule, RadiusRule, RingRule
+from simtriplet.wsi.reach import is_file
 from simtriplet.wsi.store import SPATIAL, TileStore
 
 __all__ = ["IndexRequest", "index_stores", "report_neighbours"]
@@ -105,7 +106,7 @@ def index_stores(
     """
     rule, gates = request.make_rule(), request.make_gates()
     check_same_mpp(stores)
-    if request.annotations is not None and len(stores) > 1 and request.annotations.is_file():
+    if request.annotations is not None and len(stores) > 1 and is_file(request.annotations):
         raise SettingsError(f"annotations '{request.annotations}': is one file for several slides; pass a folder")
     summaries = []
     with progress_bar("index", "stores", quiet=quiet) as tick:

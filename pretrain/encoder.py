@@ -27,6 +27,7 @@ from simtriplet.pretrain.torch_archive import understanding
 from simtriplet.wsi.disk_room import why_not_written
 from simtriplet.wsi.errors import CheckpointError, SettingsError
 from simtriplet.wsi.metadata import check_signed_json, read_regular_file, signed_json
+from simtriplet.wsi.reach import exists, is_file, is_folder, leads_to_folder
 from simtriplet.wsi.settings import build
 
 __all__ = ["Encoder", "EncoderInfo", "load_encoder", "package_versions", "save_encoder"]
@@ -241,16 +242,17 @@ def load_encoder(source: str | Path, *, allow_download: bool = False) -> Encoder
         CheckpointError: if there is no encoder, it is damaged or of another network, or would have to be fetched.
         UnknownNameError: if there is no such backbone.
         MissingDependencyError: if timm is asked for and not installed.
+        UnreachableError: if the path is out of reach.
     """
     from simtriplet.pretrain.encoder_sources import ENCODER_SOURCES  # it makes encoders, so it imports this module
 
     kind, colon, rest = str(source).partition(":")
-    if colon and kind in ENCODER_SOURCES and not Path(source).exists():
+    if colon and kind in ENCODER_SOURCES and not exists(Path(source)):
         return ENCODER_SOURCES.get(kind)(rest, allow_download)
     path = Path(source)
     if path.suffix == ".pt":
         return _load_from_checkpoint(path)
-    return _load_saved(path / "encoder.safetensors" if path.is_dir() else path)
+    return _load_saved(path / "encoder.safetensors" if is_folder(path) else path)
 
 
 def _load_from_checkpoint(file: Path) -> Encoder:
@@ -266,8 +268,8 @@ def _load_from_checkpoint(file: Path) -> Encoder:
 
 
 def _load_saved(file: Path) -> Encoder:
-    if not file.is_file():
-        unfinished = (file.parent / "checkpoints").is_dir()
+    if not is_file(file):
+        unfinished = leads_to_folder(file.parent / "checkpoints")
         cure = "finish the run with --resume" if unfinished else "give a run folder or an encoder.safetensors file"
         raise CheckpointError(f"encoder '{file}': does not exist; {cure}")
     try:

@@ -15,6 +15,7 @@ from simtriplet.wsi.errors import NeighbourError, StoreError
 from simtriplet.wsi.images import IMAGES, TileImages, checksum_column, context_name
 from simtriplet.wsi.metadata import DAMAGE, metadata_is_signed, read_metadata, read_regular_file
 from simtriplet.wsi.neighbour_graph import NeighbourGraph
+from simtriplet.wsi.reach import leads_to_folder
 from simtriplet.wsi.store import PARTIAL_SUFFIX, SPATIAL, TABLE, TileStore
 from simtriplet.wsi.table import check_chunks
 
@@ -97,7 +98,7 @@ def inspect_store(path: str | Path, *, progress: Callable[[int, int], None] | No
         StoreError: if it is not a store at all.
     """
     path = Path(path)
-    if not (path / "tables").is_dir():
+    if not leads_to_folder(path / "tables"):
         TileStore(path)  # which says what it is instead
     nodes = dict(_find_nodes(path))
     problems, n_unsigned = _check_metadata(path, nodes)

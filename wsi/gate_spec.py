@@ -9,6 +9,7 @@ from typing import Any
 from simtriplet.wsi.adjacency import Adjacency
 from simtriplet.wsi.errors import NeighbourError
 from simtriplet.wsi.gates import MinTissueGate, PairGate, SameTissueGate
+from simtriplet.wsi.reach import exists, is_folder
 from simtriplet.wsi.similarity_gate import SimilarityGate
 from simtriplet.wsi.store import TileStore
 
@@ -109,11 +110,11 @@ def _open_border_gate(store: TileStore, annotations: Path) -> PairGate:
     from simtriplet.wsi.annotation_file import find_annotation, read_annotations
     from simtriplet.wsi.border_gate import BorderGate
 
-    if not annotations.exists():
+    if not exists(annotations):
         raise NeighbourError(
             f"annotations '{annotations}': do not exist; pass a folder of <slide_id>.geojson, or a file"
         )
-    file = find_annotation(annotations, store.slide_id) if annotations.is_dir() else annotations
+    file = find_annotation(annotations, store.slide_id) if is_folder(annotations) else annotations
     if file is None:
         _log.warning("slide %r has no annotation in '%s': no border gates its pairs", store.slide_id, annotations)
         return BorderGate((), store.centres())

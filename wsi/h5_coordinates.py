@@ -154,9 +154,9 @@ def _fault(path: Path, rule: str, cure: str = "write it again with CLAM or TRIDE
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     h5py = interop_package("h5py", f"coordinates '{path.name}'")
-    if path.exists() and not path.is_file():  # of a pipe no end might ever come
-        raise _fault(path, "is no file", "check the path")
     try:
+        if path.exists() and not path.is_file():  # of a pipe no end might ever come
+            raise _fault(path, "is no file", "check the path")
         with h5py.File(path, "r") as file:
             yield file
     except AnnotationError:

@@ -8,7 +8,19 @@ from pathlib import Path
 
 from simtriplet.wsi.errors import UnreachableError
 
-__all__ = ["exists", "is_file", "is_folder", "leads_to_folder"]
+__all__ = ["entries", "exists", "is_file", "is_folder", "leads_to_folder"]
+
+
+def entries(folder: Path) -> list[Path]:
+    """Return what lies right in a folder, sorted.
+
+    Raises:
+        UnreachableError: if it cannot be read.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise _unreachable(folder, error) from error
 
 
 def exists(path: Path) -> bool:
@@ -53,6 +65,10 @@ def _kind(path: Path) -> int:
     except (FileNotFoundError, NotADirectoryError, ValueError):  # a ValueError: a zero byte in the name
         return 0
     except OSError as error:
-        raise UnreachableError(
-            f"path '{path}': is out of reach ({error.strerror}); check the path, its rights and its disk"
-        ) from error
+        raise _unreachable(path, error) from error
+
+
+def _unreachable(path: Path, error: OSError) -> UnreachableError:
+    return UnreachableError(
+        f"path '{path}': is out of reach ({error.strerror}); check the path, its rights and its disk"
+    )

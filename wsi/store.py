@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from simtriplet.wsi.errors import NeighbourError, StoreError
+from simtriplet.wsi.errors import NeighbourError, StoreError, UnreachableError
 from simtriplet.wsi.images import TileImages, context_name
 from simtriplet.wsi.metadata import CHECKSUM, DAMAGE
 from simtriplet.wsi.neighbour_graph import NeighbourGraph
+from simtriplet.wsi.reach import entries, exists, is_folder
 from simtriplet.wsi.store_attributes import FORMAT_VERSION, PARTIAL_SUFFIX, SCHEMA, read_attributes
 from simtriplet.wsi.store_files import StoreFiles
 from simtriplet.wsi.table import Categorical, member_names, read_array, read_column
@@ -55,8 +56,14 @@ class TileStore:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.attributes = read_attributes(self.path)
-        if (self.path / "tiles" / "images").exists():
+        if self._has_pixels():
             self._check_extent(self.images)
+
+    def _has_pixels(self) -> bool:
+        try:
+            return exists(self.path / "tiles" / "images")
+        except UnreachableError as error:
+            raise StoreError(f"store '{self.path.name}': its {error}") from error
 
     def _check_extent(self, images: TileImages) -> TileImages:
         """Refuse pixels of other size or number before anything is made as long as the store says it is."""
@@ -319,15 +326,17 @@ def find_stores(paths: Iterable[str | Path]) -> list[Path]:
 
     Raises:
         StoreError: if a path does not exist or holds no store.
+        UnreachableError: if that cannot be told.
     """
     found: list[Path] = []
     for given in map(Path, paths):
-        if (given / "zarr.json").exists() or given.name.endswith(STORE_SUFFIX):
+        if given.name.endswith(STORE_SUFFIX) or exists(given / "zarr.json"):
             found.append(given)
             continue
-        inside = sorted(given.glob(f"*{STORE_SUFFIX}")) if given.is_dir() else []
+        is_there = is_folder(given)
+        inside = [path for path in entries(given) if path.name.endswith(STORE_SUFFIX)] if is_there else []
         if not inside:
-            reason = "holds no tile stores (*.tiles.zarr)" if given.is_dir() else "does not exist"
+            reason = "holds no tile stores (*.tiles.zarr)" if is_there else "does not exist"
             raise StoreError(f"'{given}': {reason}; run simtriplet tile first")
         found.extend(inside)
     return list(dict.fromkeys(found))
@@ -338,6 +347,7 @@ def open_stores(paths: Iterable[str | Path]) -> list[TileStore]:
 
     Raises:
         StoreError: if one cannot be opened, or two hold the same slide.
+        UnreachableError: if a path is out of reach.
     """
     stores = [TileStore(path) for path in find_stores(paths)]
     seen: dict[str, Path] = {}

@@ -1,5 +1,6 @@
 """What a store says of itself in its root attribute `simtriplet`: read, compared with its checksum, and checked value by value."""
 
+import errno
 import json
 import math
 import re
@@ -23,6 +24,10 @@ _MOST_BYTES = 1 << 26
 _MOST_TILES = 2**31 - 1
 _MOST_PX, _MOST_STRIDE_PX = 8192, 65_500
 """No larger tiles are made; each takes 192 MiB decoded."""
+
+
+_OTHER_THINGS = (errno.EINVAL, errno.EFBIG, errno.ENOTDIR)
+"""What reading says where no store is, but a file, a folder or a pipe."""
 
 
 class _Rule(NamedTuple):
@@ -96,6 +101,10 @@ def read_attributes(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise StoreError(f"store '{path}': does not exist or is no Zarr v3 group; run simtriplet tile first") from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        if isinstance(error, OSError) and error.errno not in _OTHER_THINGS:
+            raise StoreError(
+                f"store '{path}': cannot be read ({error.strerror}); check its path, its rights and its disk"
+            ) from error
         raise StoreError(f"store '{path}': is not a simtriplet tile store; make one with simtriplet tile") from error
     if schema != SCHEMA:
         raise StoreError(f"store '{path}': is a {str(schema)[:40]!r}, not {SCHEMA!r}; make one with simtriplet tile")
