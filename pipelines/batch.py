@@ -3,14 +3,13 @@
 import logging
 import os
 import re
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from simtriplet.pipelines.slide_worker import SlideWorker, Tell
+from simtriplet.pipelines.slide_worker import SlideWorker, SlowTell, Tell
 from simtriplet.pipelines.tile_summary import Outcome
 from simtriplet.pipelines.worker_pool import Lost, WorkerPool
 from simtriplet.wsi.errors import SettingsError, SimTripletError
@@ -29,7 +28,6 @@ SLIDE_TIMEOUT_S = 3600.0
 CONNECT_TIMEOUT_S = 10
 _ESTIMATE_TIMEOUT_S = 60.0
 _QUOTED_PATH = re.compile(r"(?<![^\s(])'[^']*/([^'/]+)/?'")
-_NEWS_INTERVAL_S = 0.1
 _DASK_LOST_S = 60
 """How long a cluster may be without any worker."""
 
@@ -53,7 +51,7 @@ class _Tile:
                 self.request,
                 existing=self.existing,
                 threads=self.threads,
-                progress=_Slow(tell),
+                progress=SlowTell(tell),
                 tell_room=tell if self.tells_room else None,
             )
             return Outcome(job.slide_id, summary)
@@ -68,19 +66,6 @@ class _Tile:
 def _without_folders(reason: str, job: SlideJob) -> str:
     """Name files without their folders: the summary may be passed on, and names no place of this machine."""
     return _QUOTED_PATH.sub(r"'\1'", reason.replace(f"{job.path.parent}/", ""))
-
-
-class _Slow:
-    """Pass progress on ten times a second at most."""
-
-    def __init__(self, tell: Tell) -> None:
-        self._tell, self._next = tell, 0.0
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now >= self._next or done == total:
-            self._next = now + _NEWS_INTERVAL_S
-            self._tell((done, total))
 
 
 @dataclass(frozen=True, slots=True)

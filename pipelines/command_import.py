@@ -1,36 +1,28 @@
 """The command `import`: coordinates and features of CLAM and TRIDENT become stores."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import click
 
-from simtriplet.evaluate.feature_array import check_feature_name, write_features
+from simtriplet.evaluate.feature_array import check_feature_name
+from simtriplet.pipelines.batch import SLIDE_TIMEOUT_S
 from simtriplet.pipelines.console import print_table, progress_bar, say
+from simtriplet.pipelines.import_steps import FeatureSource, Imported, ImportPair, import_slides
 from simtriplet.pipelines.manifest import collect_jobs
-from simtriplet.pipelines.options import AnyPath, existing_option, quiet, tile_options
+from simtriplet.pipelines.options import AnyPath, existing_option, quiet, slide_timeout_option, tile_options
 from simtriplet.pipelines.slide_steps import make_folder
 from simtriplet.wsi.errors import AnnotationError, SettingsError, SimTripletError, StoreError
-from simtriplet.wsi.h5_coordinates import TileCoordinates, check_h5_features, read_coordinates, read_h5_features
-from simtriplet.wsi.reach import entries, is_file, leads_to_folder
-from simtriplet.wsi.store import STORE_SUFFIX, TileStore
-from simtriplet.wsi.tile_import import ImportRequest, import_tiles
-from simtriplet.wsi.tile_request import Existing, LabelSpec, SlideJob
-from simtriplet.wsi.tiling import TilingSummary
+from simtriplet.wsi.h5_coordinates import TileCoordinates, read_coordinates
+from simtriplet.wsi.reach import entries, leads_to_folder
+from simtriplet.wsi.tile_import import ImportRequest
+from simtriplet.wsi.tile_request import LabelSpec, SlideJob
 
 __all__ = ["import_"]
 
 _COLUMNS = ("slide", "status", "tiles", "labelled", "mpp", "from", "features", "s", "reason")
-
-
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """A file of coordinates and the slide it is of."""
-
-    coordinates: TileCoordinates
-    job: SlideJob
 
 
 @click.command("import")
@@ -53,6 +45,7 @@ class _Pair:
 )
 @click.option("--slide-mpp", type=float, default=None, help="Micrometres per level-0 pixel; wins over the file's own.")
 @tile_options
+@slide_timeout_option(SLIDE_TIMEOUT_S)
 @existing_option("error")
 def import_(files: tuple[Path, ...], out: Path, **options: Any) -> None:
     """Make stores of the tiles that CLAM or TRIDENT chose: exactly their places, read from the slides.
@@ -78,49 +71,39 @@ def import_(files: tuple[Path, ...], out: Path, **options: Any) -> None:
         coordinates, **{key: options[key] for key in ("slide", "slides", "recursive", "slide_mpp", "annotations")}
     )
     make_folder(out)
-    rows, failures = [_failed_row(name, error) for name, error in unread], [error for _, error in unread]
-    with progress_bar("import", "tiles", quiet=quiet()) as tick:
-        total = sum(len(pair.coordinates.base_xy) for pair in pairs)
-        done = 0
-        for pair in pairs:
-            try:
-                rows.append(
-                    _import_one(pair, out, request, options, lambda now, _, before=done: tick(before + now, total))
-                )
-            except SimTripletError as error:
-                failures.append(error)
-                rows.append(_failed_row(pair.job.slide_id, error))
-            done += len(pair.coordinates.base_xy)
-    if failures and len(paths) == 1:
-        raise failures[0]
+    rows = [_failed_row(name, str(error)) for name, error in unread]
+    rows += _import_all(pairs, out, request, options)
+    reasons = [row[-1] for row in rows if row[1] == "failed"]
+    if reasons and len(paths) == 1:
+        raise StoreError(reasons[0])
     print_table("import", _COLUMNS, rows)
-    if failures:
-        raise StoreError(f"{len(failures)} of {len(paths)} slides failed; the table says why")
+    if reasons:
+        raise StoreError(f"{len(reasons)} of {len(paths)} slides failed; the table says why")
     say(f"stores are in {out}; next: simtriplet index {out}")
 
 
-def _import_one(pair: _Pair, out: Path, request: ImportRequest, options: dict[str, Any], progress: Any) -> list[str]:
-    existing: Existing = options["existing"]
-    name, noted = options["features"], ""
-    source = None if name is None else _feature_file(pair, options["feature_files"])
-    if source is not None:  # before hours of reading tiles
-        check_h5_features(source, pair.coordinates.base_xy)
-    summary = import_tiles(pair.job, pair.coordinates, out, request, existing=existing, progress=progress)
-    if source is not None:
-        store = TileStore(out / f"{summary.slide_id}{STORE_SUFFIX}")
-        noted = name
-        if summary.status == "ok" or not _has_features(store, name):
-            write_features(store, name, read_h5_features(source, store.base_xy()), {"imported_from": source.name})
-    return _row(summary, pair.coordinates, noted)
-
-
-def _has_features(store: TileStore, name: str) -> bool:
-    """Tell whether a store has features of that name, whole and of its tiles."""
-    try:
-        store.features(name)
-    except StoreError:
-        return False
-    return True
+def _import_all(
+    pairs: Sequence[ImportPair], out: Path, request: ImportRequest, options: dict[str, Any]
+) -> list[list[str]]:
+    """Import every slide, show how far it is, and return a row of the table for each."""
+    name = options["features"]
+    rows = []
+    done, total = 0, sum(len(pair.coordinates.base_xy) for pair in pairs)
+    with progress_bar("import", "tiles", quiet=quiet()) as tick:
+        imports = import_slides(
+            pairs,
+            out,
+            request,
+            existing=options["existing"],
+            features=None if name is None else FeatureSource(name, options["feature_files"]),
+            slide_timeout_s=options["slide_timeout"] or None,
+            progress=lambda _, now: tick(done + now, total),
+        )
+        with closing(imports):
+            for pair, imported in imports:
+                rows.append(_row(pair, imported, name or ""))
+                done += len(pair.coordinates.base_xy)
+    return rows
 
 
 def _read_all(paths: Sequence[Path]) -> tuple[list[TileCoordinates], list[tuple[str, SimTripletError]]]:
@@ -144,13 +127,17 @@ def _read_all(paths: Sequence[Path]) -> tuple[list[TileCoordinates], list[tuple[
     return found, failures
 
 
-def _failed_row(name: str, error: SimTripletError) -> list[str]:
-    return [name, "failed", *[""] * (len(_COLUMNS) - 3), str(error)]
+def _failed_row(name: str, reason: str) -> list[str]:
+    return [name, "failed", *[""] * (len(_COLUMNS) - 3), reason]
 
 
-def _row(summary: TilingSummary, coordinates: TileCoordinates, features: str) -> list[str]:
+def _row(pair: ImportPair, imported: Imported, features: str) -> list[str]:
+    summary = imported.summary
+    if summary is None:
+        return _failed_row(pair.job.slide_id, imported.reason)
     counts = [str(summary.n_tiles), str(summary.n_labelled), f"{summary.mpp:.4g}"]
-    return [summary.slide_id, summary.status, *counts, coordinates.writer, features, f"{summary.seconds:.1f}", ""]
+    of_file = [pair.coordinates.writer, features]
+    return [summary.slide_id, summary.status, *counts, *of_file, f"{summary.seconds:.1f}", ""]
 
 
 def _h5_files(given: Iterable[Path]) -> list[Path]:
@@ -173,7 +160,7 @@ def _pair(
     recursive: bool,
     slide_mpp: float | None,
     annotations: Path | None,
-) -> list[_Pair]:
+) -> list[ImportPair]:
     """Find the slide of every file.
 
     Raises:
@@ -186,7 +173,7 @@ def _pair(
     jobs = collect_jobs([source], annotations=annotations, slide_mpp=slide_mpp, recursive=recursive)
     if slide is not None and len(jobs) != 1:
         raise SettingsError(f"--slide '{slide}': holds {len(jobs)} slides; pass it as --slides")
-    pairs = [_Pair(given, jobs[0] if slide is not None else _job_of(given, jobs, source)) for given in coordinates]
+    pairs = [ImportPair(given, jobs[0] if slide is not None else _job_of(given, jobs, source)) for given in coordinates]
     files: dict[str, Path] = {}
     for pair in pairs:
         first = files.setdefault(pair.job.slide_id, pair.coordinates.path)
@@ -207,13 +194,3 @@ def _job_of(given: TileCoordinates, jobs: Sequence[SlideJob], source: Path) -> S
         f"coordinates '{given.path}': no slide in '{source}' is called {given.slide_name!r}; "
         "pass its folder, or a manifest with that slide_id"
     )
-
-
-def _feature_file(pair: _Pair, folder: Path | None) -> Path:
-    if folder is None:
-        return pair.coordinates.path
-    names = (pair.job.slide_id, pair.coordinates.slide_name, pair.coordinates.path.stem.removesuffix("_patches"))
-    for name in names:
-        if is_file(folder / f"{name}.h5"):
-            return folder / f"{name}.h5"
-    raise AnnotationError(f"features '{folder}': hold no '{pair.job.slide_id}.h5'; check the folder")

@@ -9,7 +9,7 @@ from click.core import ParameterSource
 from simtriplet.pipelines.batch import SLIDE_TIMEOUT_S
 from simtriplet.pipelines.console import print_table, say, tell_error
 from simtriplet.pipelines.manifest import collect_jobs
-from simtriplet.pipelines.options import AnyPath, existing_option, quiet, tile_options
+from simtriplet.pipelines.options import AnyPath, existing_option, quiet, slide_timeout_option, tile_options
 from simtriplet.pipelines.slide_files import find_slides, one_per_series
 from simtriplet.pipelines.slide_steps import tile_slides
 from simtriplet.wsi.errors import SettingsError, SimTripletError, StoreError
@@ -129,13 +129,7 @@ def info(slides: tuple[Path, ...], reader: str) -> None:
     show_default=True,
     help="A region that cannot be decoded fails its slide, or its tiles are left out and listed in the store.",
 )
-@click.option(
-    "--slide-timeout",
-    type=click.FloatRange(0),
-    default=SLIDE_TIMEOUT_S,
-    show_default=True,
-    help="A slide that takes more seconds has failed; 0 waits for ever.",
-)
+@slide_timeout_option(SLIDE_TIMEOUT_S)
 @click.option("--retry-failed", is_flag=True, help="Tile only what failed in the run before, by its tile-summary.csv.")
 @existing_option("error")
 def tile(slides: tuple[Path, ...], out: Path, **options: Any) -> None:

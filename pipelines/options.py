@@ -6,7 +6,16 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["AnyPath", "device_options", "existing_option", "quiet", "stores_argument", "tile_options", "with_settings"]
+__all__ = [
+    "AnyPath",
+    "device_options",
+    "existing_option",
+    "quiet",
+    "slide_timeout_option",
+    "stores_argument",
+    "tile_options",
+    "with_settings",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,6 +32,17 @@ def existing_option(default: str) -> Callable[[F], F]:
         default=default,
         show_default=True,
         help="What to do about results that are there already.",
+    )
+
+
+def slide_timeout_option(default: float) -> Callable[[F], F]:
+    """Add --slide-timeout, seconds."""
+    return click.option(
+        "--slide-timeout",
+        type=click.FloatRange(0),
+        default=default,
+        show_default=True,
+        help="A slide that takes more seconds has failed; 0 waits for ever.",
     )
 
 

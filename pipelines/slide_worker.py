@@ -19,7 +19,7 @@ from typing import Any, Protocol, Self
 from simtriplet.pipelines.stop_signals import fall_silent
 from simtriplet.wsi.tile_request import SlideJob
 
-__all__ = ["SlideTask", "SlideWorker", "Tell", "serve"]
+__all__ = ["SlideTask", "SlideWorker", "SlowTell", "Tell", "serve"]
 
 Tell = Callable[[Any], None]
 """Sends news, such as progress, to the process that watches."""
@@ -27,8 +27,28 @@ Tell = Callable[[Any], None]
 _GRACE_S = 5.0
 """For a process that was asked to end, to remove what it has half written."""
 
+_NEWS_INTERVAL_S = 0.1
+
 _PR_SET_PDEATHSIG = 1
 _STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+class SlowTell:
+    """Pass progress on ten times a second at most.
+
+    Args:
+        tell: takes (done, total).
+    """
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell, self._next = tell, 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Tell it, unless something was told just now; the end is told always."""
+        now = time.monotonic()
+        if now >= self._next or done == total:
+            self._next = now + _NEWS_INTERVAL_S
+            self._tell((done, total))
 
 
 class SlideTask(Protocol):

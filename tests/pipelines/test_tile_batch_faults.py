@@ -223,6 +223,38 @@ def test_readers_that_hang_or_die_are_listed(
     assert list(out.glob("*.partial")) == [], "what a lost process left is removed"
 
 
+def test_readers_that_hang_or_die_do_not_stop_an_import(
+    cold_program: Run, failure: Failure, slide: Path, tmp_path: Path, faulty: tuple[str, str]
+) -> None:
+    h5py = pytest.importorskip("h5py", reason="the extra interop is not installed")
+    reasons = {
+        "buggy": "slide 'buggy.svs': KeyError: 'no such key'; report this as a bug",
+        "crashes": "slide 'crashes.svs': the process that read it died (signal 11, SIGSEGV)",
+        "hangs": "slide 'hangs.svs': took longer than 4 s; ",
+    }
+    folder = copies(slide, tmp_path / "slides", *reasons, "fine-1", "zfine-2")
+    places, out = tmp_path / "places", tmp_path / "out"
+    places.mkdir()
+    for path in folder.iterdir():
+        with h5py.File(places / f"{path.stem}.h5", "w") as file:
+            coords = file.create_dataset("coords", data=[(0, 0), (64, 0), (0, 64)])
+            coords.attrs.update({"patch_size": 64, "patch_level": 0, "name": path.stem})
+    words = ("import", places, "--slides", folder, "--out", out, *faulty, "--slide-timeout", 4)
+    ended = cold_program(*words, status=1)
+    assert failure(ended) == "Error: 3 of 5 slides failed; the table says why"
+    rows = {line.split("\t")[0]: line.split("\t") for line in ended.stdout.splitlines()[1:]}
+    assert {name: row[1] for name, row in rows.items()} == {
+        **dict.fromkeys(reasons, "failed"),
+        "fine-1": "ok",
+        "zfine-2": "ok",
+    }
+    for name, reason in reasons.items():
+        assert rows[name][-1].startswith(reason)
+    assert sorted(path.name for path in out.iterdir()) == ["fine-1.tiles.zarr", "zfine-2.tiles.zarr"]
+    line = failure(cold_program("import", places / "crashes.h5", *words[2:], status=1))
+    assert "the process that read it died (signal 11, SIGSEGV); try another --reader" in line
+
+
 def test_a_single_slide_whose_reader_dies_is_one_line(
     cold_program: Run, failure: Failure, slide: Path, tmp_path: Path, faulty: tuple[str, str]
 ) -> None:
