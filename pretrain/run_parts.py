@@ -86,7 +86,12 @@ class RunParts:
         self.monitor = RunMonitor(settings, cohort.numbering, self.place, isolated_share=self._isolated_share())
         self.best = BestSoFar()
         self.safeguards = Safeguards(
-            settings, folder, schedule=self.schedule, best=self.best, warning_level=self.warning_level
+            settings,
+            folder,
+            schedule=self.schedule,
+            best=self.best,
+            precision=precision,
+            warning_level=self.warning_level,
         )
         self.step = 0  # steps done
         self.between_steps = True  # so that all of the state is of that step

@@ -10,7 +10,7 @@ from simtriplet.pretrain.collapse import CollapseWatch, RankWatch
 from simtriplet.pretrain.monitor import MonitorReport
 from simtriplet.pretrain.run_folder import RunFolder
 from simtriplet.pretrain.schedule import Schedule
-from simtriplet.pretrain.settings import PretrainSettings
+from simtriplet.pretrain.settings import PrecisionName, PretrainSettings
 from simtriplet.pretrain.step_log import BadStep, StepReport
 from simtriplet.wsi.errors import TrainingError
 
@@ -18,10 +18,11 @@ __all__ = ["Safeguards"]
 
 logger = logging.getLogger(__name__)
 
+_SKIPS_OF_SCALING = 20
+"""A loss scaler that starts too high is right after so many."""
 _SKIPS_IN_A_ROW = 50
-"""A loss scaler that starts too high is right after twenty."""
-_STEADIER = "lower optimiser.base_lr or use run.precision=fp32"
-_OR_SKIP = "lower optimiser.base_lr, use run.precision=fp32, or leave such steps out with --on-nan skip"
+_SKIPS_AT_THE_END = 10
+"""A scaler that has just grown too far is right after one or two."""
 
 
 class Safeguards:
@@ -32,6 +33,7 @@ class Safeguards:
         folder: where its checkpoints are.
         schedule: of the run.
         best: the best checkpoint so far, as the run goes on.
+        precision: the arithmetic of the run.
         warning_level: of what is only warned of; of several processes one warns.
 
     Attributes:
@@ -47,10 +49,14 @@ class Safeguards:
         *,
         schedule: Schedule,
         best: BestSoFar,
+        precision: PrecisionName,
         warning_level: int = logging.WARNING,
     ) -> None:
         self.run, self.folder, self.best, self.warning_level = settings.run, folder, best, warning_level
         self.dim = settings.model.projector_dim
+        self._allowed = _SKIPS_OF_SCALING if precision == "fp16" else 0
+        self._steadier = ["lower optimiser.base_lr", "lengthen optimiser.warmup_epochs"]
+        self._steadier += [] if precision == "fp32" else ["use run.precision=fp32"]
         self.watch = CollapseWatch(
             dim=self.dim,
             warmup_steps=schedule.warmup_steps,
@@ -79,10 +85,34 @@ class Safeguards:
         """
         if skipped_in_a_row >= _SKIPS_IN_A_ROW:
             what = f"steps up to {step}: {skipped_in_a_row} in a row had a loss or gradient that is not finite"
-            raise TrainingError(f"{what}; {_STEADIER} (last good checkpoint: {self._good_checkpoint(step)})")
+            raise TrainingError(f"{what}; {self._cure()} (last good checkpoint: {self._good_checkpoint(step)})")
         if bad is not None and self.run.on_nan == "stop":
             what = f"{bad.what} of step {bad.step}: is not finite"
-            raise TrainingError(f"{what}; {_OR_SKIP} (last good checkpoint: {self._good_checkpoint(bad.step)})")
+            cure = self._cure("leave such steps out with --on-nan skip")
+            raise TrainingError(f"{what}; {cure} (last good checkpoint: {self._good_checkpoint(bad.step)})")
+
+    def check_end(self, step: int, *, skipped: int, skipped_in_a_row: int) -> None:
+        """Look at a run that has come to its end: of one that hardly learnt there is no encoder.
+
+        Args:
+            step: steps done.
+            skipped: how many of them changed nothing.
+            skipped_in_a_row: how many of the last ones.
+
+        Raises:
+            TrainingError: if most, but for what fp16 scaling needs to begin with, or the last ones changed nothing.
+        """
+        if 2 * (skipped - self._allowed) <= step and skipped_in_a_row < _SKIPS_AT_THE_END:
+            return
+        last = f", the last {skipped_in_a_row} among them" if skipped_in_a_row else ""
+        raise TrainingError(
+            f"{skipped} of {step} steps had a loss or gradient that is not finite and changed nothing{last}: this is no encoder; "
+            f"{self._cure()} (last good checkpoint: {self._good_checkpoint(step)})"
+        )
+
+    def _cure(self, *more: str) -> str:
+        *others, last = [*self._steadier, *more]
+        return f"{', '.join(others)} or {last}"
 
     def check_weights(self, step: int, *, finite: bool) -> None:
         """Look at what is about to be written.
@@ -92,7 +122,7 @@ class Safeguards:
         """
         if not finite:
             raise TrainingError(
-                f"weights after step {step}: are not finite, and are not saved; {_STEADIER} "
+                f"weights after step {step}: are not finite, and are not saved; {self._cure()} "
                 f"(last good checkpoint: {self._good_checkpoint(step)})"
             )
 

@@ -58,8 +58,8 @@ def pretrain(
         progress: called with every report, in the first process.
 
     Raises:
-        TrainingError: if there is nothing to train on, the folder is taken, a loss, gradient or weight is not finite, or z
-            has collapsed.
+        TrainingError: if there is nothing to train on, the folder is taken, a loss, gradient or weight is not finite (with
+            run.on_nan "skip": in most steps or in the last ones), or z has collapsed.
         NeighbourError: if the objective uses neighbours and a store has no index.
         MissingDependencyError: if TensorBoard events or a form of export are asked for and cannot be written.
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after a checkpoint; or what the caller's own handler of it raises.
@@ -221,6 +221,8 @@ class _Run(RunParts):
         """Write the encoder first: a checkpoint that says `finished` promises that it is there."""
         finished = self.step == self.schedule.total_steps
         self._settle()
+        if finished:
+            self.safeguards.check_end(self.step, skipped=self.log.skipped, skipped_in_a_row=self.log.skipped_in_a_row)
         result = PretrainResult(out=self.folder.path, encoder=self.folder.encoder, **self.result(finished))
         if self.world.is_first:
             write_product(self.folder, self.model.backbone, self.describe(), self.settings, result)

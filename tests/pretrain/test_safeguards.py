@@ -1,5 +1,6 @@
 """Collapse and numbers that are not finite: recognised, named, and stopped or passed over as told."""
 
+import contextlib
 import copy
 import json
 import logging
@@ -112,7 +113,9 @@ def test_a_run_that_collapses_is_stopped_with_what_to_try(store_factory, make_se
 
 def test_the_last_good_checkpoint_is_one_from_before(tmp_path, make_settings):
     best = BestSoFar()
-    guards = Safeguards(make_settings(), RunFolder(tmp_path), schedule=Schedule(0.1, 0, 100), best=best)
+    guards = Safeguards(
+        make_settings(), RunFolder(tmp_path), schedule=Schedule(0.1, 0, 100), best=best, precision="fp32"
+    )
 
     def message(step: int) -> str:
         with pytest.raises(TrainingError) as caught:
@@ -214,6 +217,29 @@ def test_a_run_that_only_skips_ends(store_factory, make_settings, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["skipped_steps"] >= 20
     assert lines[-1]["loss"] is None  # JSON has no NaN
+
+
+def test_a_short_run_that_mostly_skips_is_no_encoder(store_factory, make_settings, tmp_path):
+    """It ended well before, too short for fifty in a row, with weights of which nobody would see what they are."""
+    wild = ["optimiser.base_lr=1e30", "optimiser.warmup_epochs=0", "objective.name=vicreg", "model.last_norm=none"]
+    settings = make_settings(*wild, "run.on_nan=skip", "run.max_steps=20", "run.epochs=20")
+    with pytest.raises(
+        TrainingError, match=r"1\d of 20 steps .* changed nothing, the last 1\d .*: this is no encoder"
+    ) as caught:
+        pretrain([store_factory()], settings, tmp_path / "run")
+    assert "fp32" not in str(caught.value), "it is"
+    assert "lower optimiser.base_lr or lengthen optimiser.warmup_epochs (" in str(caught.value)
+    assert not (tmp_path / "run" / "encoder.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("skipped", "in_a_row", "ends"), [(70, 0, False), (71, 0, True), (20, 9, False), (20, 10, True), (0, 0, False)]
+)
+def test_how_many_skipped_steps_are_too_many(tmp_path, make_settings, skipped, in_a_row, ends):
+    schedule = Schedule(0.1, 0, 100)
+    guards = Safeguards(make_settings(), RunFolder(tmp_path), schedule=schedule, best=BestSoFar(), precision="fp16")
+    with pytest.raises(TrainingError, match="or use run") if ends else contextlib.nullcontext():
+        guards.check_end(100, skipped=skipped, skipped_in_a_row=in_a_row)
 
 
 def test_skipping_changes_nothing_where_all_is_finite(store_factory, make_settings, tmp_path):
