@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,13 @@ from simtriplet.wsi.registry import nearest_name
 
 __all__ = ["LabelRow", "read_label_file"]
 
+logger = logging.getLogger(__name__)
+
 _MOST_BYTES = 1 << 29
 SLIDE_COLUMN = "slide_id"
 DEFAULT_PATIENT_COLUMN = "patient_id"
+_MISSING = frozenset({"nan", "<na>", "#n/a", "null"})
+_PERHAPS_MISSING = frozenset({"na", "n/a", "none"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +58,15 @@ def read_label_file(file: Path, *, label_column: str, patient_column: str | None
         patient_column: holds the patient; `patient_id` where not given and there.
 
     Raises:
-        AnnotationError: if it cannot be read, is empty, lacks a column, or a row is incomplete or repeated.
+        AnnotationError: if it cannot be read, is empty, lacks a column, a row is incomplete or repeated, a label is what other
+            programs write for none (nan, null), or two labels are one number (1, 1.0).
     """
     header, lines = _read_cells(file)
     columns = _find_columns(file, header, label_column, patient_column)
     rows = [_parse(file, number, dict(zip(header, cells, strict=True)), columns) for number, cells in lines]
     _refuse_repeats(file, rows)
+    _refuse_missing_values(file, rows)
+    _refuse_one_class_twice(file, rows)
     return rows
 
 
@@ -139,6 +147,51 @@ def _parse_tile(file: Path, line: int, cells: Sequence[str]) -> str | tuple[int,
             f"{where}: x, y {', '.join(cells)!r} are not whole level-0 pixels; correct them"
         ) from error
     return int(x), int(y)
+
+
+def _refuse_missing_values(file: Path, rows: Sequence[LabelRow]) -> None:
+    """What other programs write into an empty cell would become a class, or the patient of many slides."""
+    doubtful: dict[str, int] = {}
+    for row in rows:
+        name = (row.label or "").lower()
+        if (row.patient_id or "").lower() in _MISSING:
+            raise AnnotationError(
+                f"label file '{file}', line {row.line}: {row.patient_id!r} is what some programs write for no patient; fill it in"
+            )
+        if name in _MISSING:
+            raise AnnotationError(
+                f"label file '{file}', line {row.line}: {row.label!r} is what some programs write for no label; leave the cell "
+                "empty, or give the class another name"
+            )
+        if name in _PERHAPS_MISSING:
+            doubtful.setdefault(str(row.label), row.line)
+    for label, line in doubtful.items():
+        logger.warning(
+            "label file '%s', line %d: %r is taken for a class; leave cells without a label empty", file, line, label
+        )
+
+
+def _refuse_one_class_twice(file: Path, rows: Sequence[LabelRow]) -> None:
+    """`1` and `1.0` are one number, which a table that was saved twice has both of; names that differ in case are told of."""
+    names: dict[str, str] = {}
+    numbers: dict[float, str] = {}
+    for label in dict.fromkeys(row.label for row in rows if row.label is not None):
+        other = names.setdefault(label.casefold(), label)
+        if other != label:
+            logger.warning("label file '%s': %r and %r are taken for two classes", file, other, label)
+        number = _as_number(label)
+        same = label if number is None else numbers.setdefault(number, label)
+        if same != label:
+            raise AnnotationError(
+                f"label file '{file}': the classes {same!r} and {label!r} are one number; write it in one way"
+            )
+
+
+def _as_number(label: str) -> float | None:
+    try:
+        return float(label)
+    except ValueError:
+        return None
 
 
 def _refuse_repeats(file: Path, rows: Sequence[LabelRow]) -> None:

@@ -32,8 +32,8 @@ def read_loss_curve(run: Path) -> LossCurve:
         EvaluationError: if there is no such file.
     """
     try:
-        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = (run / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
         raise EvaluationError(
             f"run '{run}': has no readable metrics.jsonl; pass a folder that pretrain wrote"
         ) from error

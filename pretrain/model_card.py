@@ -168,7 +168,7 @@ def write_model_card(folder: RunFolder, info: EncoderInfo, settings: PretrainSet
 
 
 def _last_line(path: Path) -> dict[str, Any] | None:
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     if not lines:
         return None
     values: dict[str, Any] = json.loads(lines[-1])

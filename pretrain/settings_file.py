@@ -1,5 +1,6 @@
 """settings.toml of a run: what it was told, and in comments what it chose itself."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,9 +37,13 @@ def write_settings(folder: Path, settings: PretrainSettings, chosen: Mapping[str
         text, path = _as_json(settings, chosen, folder / "settings.json"), folder / "settings.json"
     else:
         text = "\n".join([text, *(_comments(path) if chosen is None else _lines(chosen))]).rstrip() + "\n"
-    if path.exists() and path.read_text(encoding="utf-8") == text:
-        return
-    write_whole(path, text.encode())
+    if _read(path) != text:
+        write_whole(path, text.encode())
+
+
+def _read(path: Path) -> str:
+    """Return what the file says, whatever became of it; nothing where there is none."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
 def _lines(chosen: Mapping[str, str | int]) -> list[str]:
@@ -46,13 +51,12 @@ def _lines(chosen: Mapping[str, str | int]) -> list[str]:
 
 
 def _comments(path: Path) -> list[str]:
-    if not path.exists():
-        return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    return [line for line in _read(path).splitlines() if line.startswith("#") and "\ufffd" not in line]
 
 
 def _as_json(settings: PretrainSettings, chosen: Mapping[str, str | int] | None, path: Path) -> str:
-    if chosen is None and path.exists():
-        chosen = json.loads(path.read_text(encoding="utf-8")).get("chosen", {})
+    if chosen is None:
+        with contextlib.suppress(ValueError, AttributeError):  # nothing there, or nothing that can be kept
+            chosen = json.loads(_read(path)).get("chosen")
     values: dict[str, Any] = {**to_values(settings), "chosen": dict(chosen or {})}
     return json.dumps(values, indent=2) + "\n"

@@ -11,9 +11,11 @@ import pytest
 import safetensors.torch
 import torch
 
+from simtriplet.evaluate.training_log import read_loss_curve
 from simtriplet.pretrain import run_product
 from simtriplet.pretrain.backbone import BACKBONES
 from simtriplet.pretrain.encoder import load_encoder
+from simtriplet.pretrain.settings import load_settings
 from simtriplet.pretrain.trainer import pretrain
 from simtriplet.wsi.errors import CheckpointError, TrainingError
 from simtriplet.wsi.neighbour_index import index_store
@@ -328,6 +330,31 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(store_factory, make_setting
     with pytest.raises(CheckpointError, match="cannot be read") as caught:
         pretrain(stores, make_settings(), tmp_path / "run", resume=True)
     assert "\n" not in str(caught.value)
+
+
+def test_bytes_that_are_no_text_stop_no_run(store_factory, make_settings, tmp_path):
+    """As a disk leaves them that failed under a log; whole lines before and after them count."""
+    stores, run = [store_factory()], tmp_path / "run"
+    settings = make_settings("run.monitor_every_epochs=1", "run.monitor_tiles=24")
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(stores, settings, run, progress=stop_at(4, raise_interrupt))
+    before = losses_of(run)
+    for name in ("metrics.jsonl", "monitor.jsonl", "settings.toml"):
+        with (run / name).open("ab") as file:
+            file.write(b"# \xff\x00\xfe\n")
+    assert pretrain(stores, settings, run, resume=True).finished
+    assert losses_of(run)[: len(before)] == before
+    assert load_settings(file=run / "settings.toml") == settings
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(b"\xff\n")
+    assert len(read_loss_curve(run).steps) == 6
+
+
+def test_a_stray_file_called_as_the_settings_are_is_replaced(store_factory, make_settings, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "settings.toml").write_bytes(b"\xff\xfe")
+    assert pretrain([store_factory()], make_settings(), tmp_path / "run").finished
+    assert load_settings(file=tmp_path / "run" / "settings.toml") == make_settings()
 
 
 def test_an_encoder_whose_checkpoint_is_gone_is_not_trained_anew(store_factory, make_settings, tmp_path):
