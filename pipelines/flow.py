@@ -12,6 +12,12 @@ from simtriplet.evaluate.protocol_registry import PROTOCOLS
 from simtriplet.evaluate.report import write_report
 from simtriplet.evaluate.unlabelled import UnlabelledResult, describe_features
 from simtriplet.evaluate.unlabelled_report import write_unlabelled_report
+from simtriplet.pipelines.begun_run import (
+    slides_of_run,
+    stores_to_train_on,
+    stores_without_slides,
+    with_stores_of_run,
+)
 from simtriplet.pipelines.console import print_table, say
 from simtriplet.pipelines.index_steps import index_stores
 from simtriplet.pipelines.manifest import collect_jobs
@@ -21,13 +27,16 @@ from simtriplet.pipelines.recipe import Recipe, relative_to_out
 from simtriplet.pipelines.slide_steps import tile_slides, write_settings
 from simtriplet.pipelines.stop_signals import STOP
 from simtriplet.pretrain.settings import PretrainSettings, load_settings
-from simtriplet.wsi.errors import StoreError, TrainingError
+from simtriplet.wsi.errors import SettingsError, StoreError, TrainingError
 from simtriplet.wsi.index_writer import check_index_name
 from simtriplet.wsi.store import STORE_SUFFIX, TileStore, open_stores
 
 __all__ = ["FlowResult", "run_recipe"]
 
 log = logging.getLogger(__name__)
+
+_REPLACE = "pass --existing replace"
+"""How `tile` refuses a store of another file or of other settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +94,12 @@ def _carry_out(recipe: Recipe, settings: PretrainSettings, source: Path | None, 
     if source is None or not (resolved.exists() and resolved.samefile(source)):  # which has comments, perhaps
         write_settings(resolved, relative_to_out(recipe))
     stores, n_failed = _tile(recipe, quiet)
+    run = recipe.out / "pretrain"
+    begun = slides_of_run(run)
+    stores = with_stores_of_run(stores, begun, recipe.out / "stores")
     say("[2/5] index")
     index_stores(stores, recipe.index, quiet=quiet, skip_same=True)
-    run = recipe.out / "pretrain"
-    _pretrain(recipe, stores, settings, run, quiet)
+    _pretrain(recipe, stores_to_train_on(stores, begun, recipe.pretrain.exclude_patients), settings, run, quiet)
     say("[4/5] embed")
     names = _embed(recipe, stores, settings, run, quiet)
     say("[5/5] evaluate")
@@ -114,6 +125,16 @@ def _tile(recipe: Recipe, quiet: bool) -> tuple[list[TileStore], int]:
         quiet=quiet,
     )
     done = [folder / f"{outcome.slide_id}{STORE_SUFFIX}" for outcome in outcomes if outcome.summary is not None]
+    done += stores_without_slides(jobs, outcomes, folder, recipe.tile_request())
+    others = [outcome.slide_id for outcome in outcomes if outcome.reason.endswith(_REPLACE)]
+    if others:
+        refusal = (
+            f"output '{recipe.out}': holds the store of slide {others[0]!r}, which was made from another file or with other "
+            "settings; choose another folder with --set out=FOLDER, or remove that store"
+        )
+        if not done:
+            raise SettingsError(refusal)
+        log.warning("%s", refusal)
     if not done:
         failed = outcomes[0].reason if len(outcomes) == 1 else f"none of {len(outcomes)} slides could be tiled"
         raise StoreError(failed)

@@ -117,6 +117,17 @@ class RunFolder:
                 "to go on from that, or choose another --out"
             )
 
+    def begun_with(self) -> list[str]:
+        """Return the ids of the slides that the run was begun with; none where it has no checkpoint.
+
+        Raises:
+            CheckpointError: if its checkpoint is damaged.
+        """
+        if not os.path.lexists(self.checkpoint):
+            return []
+        with understanding(self.checkpoint):
+            return [str(store["slide"]) for store in read_checkpoint(self.checkpoint)["stores"]]
+
     def close(self) -> None:
         """Let other processes use the folder."""
         if self._hold is not None:
