@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 import click
 
+from simtriplet.pipelines.stop_signals import STOP
+
 __all__ = [
     "AnyPath",
     "device_options",
@@ -24,6 +26,13 @@ AnyPath = click.Path(path_type=Path)
 stores_argument = click.argument("stores", nargs=-1, required=True, type=AnyPath, metavar="STORE|FOLDER...")
 
 
+def _tell_how_to_go_on(_context: click.Context, _option: click.Parameter, chosen: str) -> str:
+    """Say after an interruption what is true then: skipping would leave what was not replaced yet."""
+    if chosen == "replace":
+        STOP.go_on = "run the same command again, which replaces everything once more"
+    return chosen
+
+
 def existing_option(default: str) -> Callable[[F], F]:
     """Add --existing."""
     return click.option(
@@ -32,6 +41,7 @@ def existing_option(default: str) -> Callable[[F], F]:
         default=default,
         show_default=True,
         help="What to do about results that are there already.",
+        callback=_tell_how_to_go_on,
     )
 
 

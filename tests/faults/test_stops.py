@@ -24,8 +24,9 @@ def commands(
     stores = tmp_path / "stores"
     shutil.copytree(indexed, stores)
     again = "run the same command again to go on"
+    anew = "run the same command again, which replaces everything once more"
     return {
-        "tile": (tile_command(tmp_path / "out", "replace", 4), "run the same command with --existing skip to go on"),
+        "tile": (tile_command(tmp_path / "out", "replace", 4), anew),
         "index": (["-q", "index", stores], again),
         "pretrain": (
             [*pretrain_command(tmp_path / "run", "run.epochs=10000"), "--resume"],
@@ -45,7 +46,7 @@ def commands(
                 "--batch-size",
                 "1",
             ],
-            again,
+            anew,
         ),
     }
 
