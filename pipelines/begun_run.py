@@ -13,7 +13,7 @@ from simtriplet.wsi.store import STORE_SUFFIX, TileStore
 from simtriplet.wsi.tile_request import SlideJob, TileRequest
 from simtriplet.wsi.tiling_record import was_asked_alike
 
-__all__ = ["slides_of_run", "stores_to_train_on", "stores_without_slides", "with_stores_of_run"]
+__all__ = ["has_begun", "slides_of_run", "stores_to_train_on", "stores_without_slides", "with_stores_of_run"]
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +35,18 @@ def stores_without_slides(
     return list(found.values())
 
 
+def has_begun(run: Path) -> bool:
+    """Tell whether there is a checkpoint to go on from, without waiting for torch."""
+    return os.path.lexists(run / "checkpoints" / "last.pt")
+
+
 def slides_of_run(run: Path) -> frozenset[str]:
     """Return the ids of the slides that the run in a folder was begun with; none where it has no checkpoint.
 
     Raises:
         CheckpointError: if its checkpoint is damaged.
     """
-    if not os.path.lexists(run / "checkpoints" / "last.pt"):  # which need not wait for torch
+    if not has_begun(run):
         return frozenset()
     with STOP.while_importing():
         from simtriplet.pretrain.run_folder import RunFolder

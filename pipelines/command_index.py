@@ -71,6 +71,10 @@ def index(stores: tuple[Path, ...], connectivity: str, report: Path | None, only
                 raise click.UsageError(f"{flag}: does nothing with --rule {options['rule']}; it is for {rule}")
     request = IndexRequest(connectivity=int(connectivity), **options)
     opened = open_stores(stores)
+    if report is not None:  # before an index is replaced
+        from simtriplet.pipelines.command_evaluate_checks import check_folder  # it imports scikit-learn, a second
+
+        check_folder(report, option="--report")
     if not only_report:
         index_stores(opened, request, quiet=quiet())
     if report is not None:

@@ -13,6 +13,7 @@ from simtriplet.evaluate.report import write_report
 from simtriplet.evaluate.unlabelled import UnlabelledResult, describe_features
 from simtriplet.evaluate.unlabelled_report import write_unlabelled_report
 from simtriplet.pipelines.begun_run import (
+    has_begun,
     slides_of_run,
     stores_to_train_on,
     stores_without_slides,
@@ -29,12 +30,14 @@ from simtriplet.pipelines.stop_signals import STOP
 from simtriplet.pretrain.settings import PretrainSettings, load_settings
 from simtriplet.wsi.errors import SettingsError, StoreError, TrainingError
 from simtriplet.wsi.index_writer import check_index_name
+from simtriplet.wsi.reach import is_file
 from simtriplet.wsi.store import STORE_SUFFIX, TileStore, open_stores
 
 __all__ = ["FlowResult", "run_recipe"]
 
 log = logging.getLogger(__name__)
 
+_RUN = "pretrain"
 _REPLACE = "pass --existing replace"
 """How `tile` refuses a store of another file or of other settings."""
 
@@ -83,6 +86,9 @@ def _check_last_steps(recipe: Recipe) -> None:
     recipe.index.make_rule()
     recipe.index.make_gates()
     check_index_name(recipe.index.name)
+    weights = recipe.pretrain.model.get("weights")
+    if weights is not None and not is_file(Path(weights)) and not has_begun(recipe.out / _RUN):
+        raise SettingsError(f"pretrain.model.weights '{weights}': is no file; correct it, or leave it out")
     section = recipe.evaluate
     PROTOCOLS.get(section.protocol)
     if section.labels is not None:
@@ -94,7 +100,7 @@ def _carry_out(recipe: Recipe, settings: PretrainSettings, source: Path | None, 
     if source is None or not (resolved.exists() and resolved.samefile(source)):  # which has comments, perhaps
         write_settings(resolved, relative_to_out(recipe))
     stores, n_failed = _tile(recipe, quiet)
-    run = recipe.out / "pretrain"
+    run = recipe.out / _RUN
     begun = slides_of_run(run)
     stores = with_stores_of_run(stores, begun, recipe.out / "stores")
     say("[2/5] index")

@@ -1,5 +1,6 @@
 """Options that several commands share, and values that come from them."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +22,17 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-AnyPath = click.Path(path_type=Path)
+
+class _AnyPath(click.Path):
+    """A path that says something: an empty one is a variable of a script that was never set, and would mean this folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not os.fspath(value):
+            self.fail("is empty; name a file or folder", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+AnyPath = _AnyPath(path_type=Path)
 
 stores_argument = click.argument("stores", nargs=-1, required=True, type=AnyPath, metavar="STORE|FOLDER...")
 

@@ -199,7 +199,7 @@ class TileImages:
                 return b""
             return os.pread(opened.file, int(index.sizes[entry]), int(index.offsets[entry]))
         except OSError as error:
-            raise self._damaged(tile, str(error.strerror)) from error
+            raise self._damaged(tile, error) from error
         finally:
             OPEN_SHARDS.release(opened)
 
@@ -232,7 +232,7 @@ class TileImages:
                 self._verify(tile, encoded)
             self.codec.decode(encoded, out)
         except (OSError, ValueError, MemoryError) as error:
-            raise self._damaged(tile, str(error)) from error
+            raise self._damaged(tile, error) from error
 
     def _verify(self, tile: int, encoded: bytes | memoryview) -> None:
         """Compare a tile with its checksum, the first time that it is read.
@@ -244,8 +244,11 @@ class TileImages:
             raise ValueError("its bytes do not match their checksum")
         self._seen[tile] = 1
 
-    def _damaged(self, tile: int, reason: str) -> StoreError:
-        return StoreError(f"store '{self.path.parent.parent}': tile {tile} is damaged ({reason}); tile the slide again")
+    def _damaged(self, tile: int, error: Exception) -> StoreError:
+        what = f"store '{self.path.parent.parent}': tile {tile}"
+        if isinstance(error, OSError) and error.errno is not None:  # it may be whole, where only its disk fails
+            return StoreError(f"{what} cannot be read ({error.strerror}); check its disk")
+        return StoreError(f"{what} is damaged ({error}); tile the slide again")
 
     def _acquire(self, shard: int) -> OpenShard:
         return OPEN_SHARDS.acquire((self._reader, shard), lambda: self._source(shard))

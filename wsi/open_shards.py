@@ -153,9 +153,8 @@ class OpenShards:
             return _open_file(path)
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
-                raise StoreError(
-                    f"shard '{name}': cannot be opened ({error.strerror}); tile the slide again"
-                ) from error
+                cure = "tile the slide again" if isinstance(error, FileNotFoundError) else "check its rights and disk"
+                raise StoreError(f"shard '{name}': cannot be opened ({error.strerror}); {cure}") from error
         self._close_idle(len(self._open))
         try:
             return _open_file(path)

@@ -109,7 +109,7 @@ def read_shard_index(file: int, *, chunks_per_shard: int, name: str) -> ShardInd
     try:
         raw = os.pread(file, length, size - length)
     except OSError as error:
-        raise StoreError(f"shard '{name}': cannot be read ({error.strerror}); tile the slide again") from error
+        raise StoreError(f"shard '{name}': cannot be read ({error.strerror}); check its disk") from error
     if len(raw) != length:
         raise StoreError(f"shard '{name}': was cut short meanwhile; tile the slide again with --existing replace")
     table, checksum = raw[:-4], struct.unpack("<I", raw[-4:])[0]

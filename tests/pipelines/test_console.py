@@ -13,6 +13,7 @@ from subprocess import CompletedProcess
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from simtriplet.pipelines import console
 from simtriplet.pipelines.cli import cli
@@ -151,6 +152,14 @@ def test_ctrl_c_before_the_libraries_are_there_is_one_line_too() -> None:
     ended = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
     assert ended.returncode == 130
     assert ended.stderr.strip() == "Error: interrupted; run the same command again to go on"
+
+
+@pytest.mark.parametrize("words", [["tile", "a.svs", "--out", ""], ["check", ""], ["pretrain", "s", "--out", ""]])
+def test_an_empty_path_is_not_this_folder(words: list[str]) -> None:
+    """What a variable of a script comes to that was never set."""
+    ended = CliRunner().invoke(cli, words)
+    assert ended.exit_code == 2
+    assert "is empty; name a file or folder" in ended.output
 
 
 def test_too_little_memory_is_one_line(tmp_path: Path) -> None:

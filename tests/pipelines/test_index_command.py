@@ -63,6 +63,10 @@ def test_a_report_alone_leaves_the_index_as_it_is(program: Run, failure: Failure
     program("index", stores, "--only-report", "--report", tmp_path / "report")
     assert [store.neighbours().rule["build_id"] for store in open_stores([stores])] == before
     assert "--report" in failure(program("index", stores, "--only-report", status=1))
+    (tmp_path / "file").touch()
+    line = failure(program("index", stores, "--connectivity", 4, "--report", tmp_path / "file", status=1))
+    assert line.endswith("choose another --report")
+    assert [store.neighbours().rule["build_id"] for store in open_stores([stores])] == before, "nothing was replaced"
 
 
 def test_similar_features_gate(program: Run, failure: Failure, stores: Path) -> None:

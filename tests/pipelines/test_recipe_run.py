@@ -34,6 +34,7 @@ def test_a_recipe_that_lies_in_its_own_output_keeps_its_comments(tmp_path: Path)
         ("evaluate.protocol=linaer", "is not known; did you mean 'linear'"),
         ("index.name=../x", "index name '../x': must be letters"),
         ("index.rule=ring", "needs a distance"),
+        ("pretrain.model.weights=none.pth", "is no file; correct it, or leave it out"),
     ],
 )
 def test_what_would_end_a_run_after_its_training_is_refused_before(tmp_path: Path, assignment: str, hint: str) -> None:

@@ -116,3 +116,14 @@ def test_many_stores_are_read_under_a_low_limit(
         for _ in range(2):
             for store in stores:
                 assert store.images.read([0, 23]).shape == (2, 32, 32, 3)
+
+
+def test_what_the_system_refuses_is_not_called_damaged(sources: list[ShardSource]) -> None:
+    """A link that leads to itself stands for missing rights, which a superuser does not lack."""
+    shards, source = OpenShards(max_files=3), sources[0]
+    source.path.unlink()
+    with pytest.raises(StoreError, match=r"cannot be opened \(No such file or directory\); tile the slide again"):
+        shards.acquire((0, 0), lambda: source)
+    source.path.symlink_to(source.path)
+    with pytest.raises(StoreError, match=r"cannot be opened \(Too many levels .*\); check its rights and disk"):
+        shards.acquire((0, 0), lambda: source)
