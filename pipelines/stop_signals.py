@@ -109,6 +109,9 @@ def fall_silent() -> None:
     """Keep what a signal tore out of its making, such as zarr's event loop, from showing a traceback as it is thrown away."""
     sys.unraisablehook = lambda _: None
     warnings.simplefilter("ignore")
+    warnings.formatwarning = lambda *_, **__: (
+        ""
+    )  # which the end of a `catch_warnings` around it all does not bring back
 
 
 STOP = StopSignals(SAME_COMMAND)

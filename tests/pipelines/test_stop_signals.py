@@ -27,7 +27,7 @@ except KeyboardInterrupt:
 """
 
 HALF_MADE = """
-import os, signal, sys
+import os, signal, sys, warnings
 from multiprocessing import Pipe
 from simtriplet.pipelines import slide_worker
 from simtriplet.pipelines.stop_signals import STOP
@@ -43,15 +43,23 @@ def make(*_):
     loop, waiting = Loop(), never()
     os.kill(os.getpid(), signal.SIGTERM)
 
+def make_carefully(*_):
+    try:
+        with warnings.catch_warnings():
+            make()
+    finally:
+        warnings.warn("half of it is there")
+
+task = make_carefully if sys.argv[2] == "catching warnings" else make
 if sys.argv[1] == "program":
     STOP.heed()
     try:
-        make()
+        task()
     except KeyboardInterrupt:
         STOP.end()
 else:
     here, there = Pipe()
-    here.send((make, None))
+    here.send((task, None))
     slide_worker.serve(there, os.getppid())
 """
 
@@ -59,8 +67,11 @@ else:
 @pytest.mark.parametrize(
     ("process", "said"), [("program", "\nError: terminated; run the same command again to go on\n"), ("worker", "")]
 )
-def test_what_a_signal_tore_out_of_its_making_shows_no_traceback(process: str, said: str) -> None:
-    words = [sys.executable, "-W", "error", "-c", HALF_MADE, process]
+@pytest.mark.parametrize(("action", "moment"), [("error", "anywhere"), ("always", "catching warnings")])
+def test_what_a_signal_tore_out_of_its_making_shows_no_traceback(
+    process: str, said: str, action: str, moment: str
+) -> None:
+    words = [sys.executable, "-W", action, "-c", HALF_MADE, process, moment]
     ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
     assert (ended.returncode, ended.stderr) == (143, said)
 
