@@ -158,23 +158,41 @@ def _holding_stops_back() -> Iterator[None]:
     """Let a stop signal count after a fork: Python throws away what its handler raises in the functions that run around one.
 
     The mask holds it back from this thread, and in the child until that heeds it; the handlers note it where the system gave it
-    to one of the threads of a library.
+    to one of the threads of a library. While they are put up and taken down they pass it on, so that what it raises there
+    leaves nothing behind that would keep the next one back.
     """
     noted: list[int] = []
-    may_handle = threading.current_thread() is threading.main_thread()
-    heeded = (
-        [number for number in _STOPS if signal.getsignal(number) not in (signal.SIG_IGN, None)] if may_handle else []
-    )
+    holds = False
+
+    def hear(number: int, _: object) -> None:
+        if holds:
+            noted.append(number)
+        else:
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
+
+    before = _heeded_stops()
+    for number in before:
+        signal.signal(number, hear)
+    holds = True
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
-    handlers = {number: signal.signal(number, lambda number, _: noted.append(number)) for number in heeded}
     try:
         yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        holds = False
+        for number, handler in before.items():
+            signal.signal(number, handler)
         if noted:
             signal.raise_signal(noted[0])
+
+
+def _heeded_stops() -> dict[int, Any]:
+    """Return the handlers of the stop signals that are not ignored; none in a thread that may not change them."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    handlers = {number: signal.getsignal(number) for number in _STOPS}
+    return {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
 
 
 def serve(connection: Connection, parent: int) -> None:

@@ -26,6 +26,64 @@ except KeyboardInterrupt:
     sys.exit(7)
 """
 
+HOLDING = """
+import os, signal, sys, threading, time
+from simtriplet.pipelines.slide_worker import _holding_stops_back
+
+ready = threading.Event()
+threading.Thread(target=lambda: (ready.set(), time.sleep(600)), daemon=True).start()  # takes what the mask keeps from us
+ready.wait()
+heard = []
+
+def heed(number, _):
+    heard.append(signal.Signals(number).name)
+    raise KeyboardInterrupt
+
+def hold(first, moment):
+    '''Hold stops back, and send one at the k-th line of doing so; return whether there are that many lines.'''
+    steps = iter(range(1000))
+
+    def press(frame, event, _):
+        if event == "line" and next(steps) == moment:
+            sys.settrace(None)
+            os.kill(os.getpid(), first)
+            time.sleep(0.01)
+        return press
+
+    def enter(frame, event, _):
+        return press if frame.f_code is _holding_stops_back.__wrapped__.__code__ else None
+
+    sys.settrace(enter)
+    try:
+        with _holding_stops_back():
+            pass
+    finally:
+        sys.settrace(None)
+    return next(steps) > moment
+
+for first, second in ((signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)):
+    moment, is_inside = 0, True
+    while is_inside:
+        for number in (first, second):
+            signal.signal(number, heed)
+        heard.clear()
+        try:
+            is_inside = hold(first, moment)
+        except KeyboardInterrupt:
+            assert heard == [first.name], (moment, heard)
+        else:
+            assert not is_inside and not heard, (moment, heard)
+        assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()), moment
+        try:
+            signal.raise_signal(second)
+            time.sleep(0.01)
+        except KeyboardInterrupt:
+            pass
+        assert not is_inside or heard == [first.name, second.name], (moment, heard)
+        moment += 1
+    print(moment)
+"""
+
 HALF_MADE = """
 import os, signal, sys, warnings
 from multiprocessing import Pipe
@@ -84,6 +142,14 @@ def test_a_signal_during_a_fork_is_heard(threads: str) -> None:
         words, capture_output=True, text=True, check=False, timeout=60, env=os.environ | {"OPENBLAS_NUM_THREADS": "1"}
     )
     assert (ended.returncode, ended.stderr) == (7, "")
+
+
+def test_a_signal_at_any_line_around_a_fork_is_heard_once_and_so_is_the_next() -> None:
+    """Whether this thread takes it or another one, and whatever is put up or taken down at that moment."""
+    words = [sys.executable, "-c", HOLDING]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert all(int(lines) > 15 for lines in ended.stdout.split())
 
 
 @pytest.mark.parametrize("name", [name for name in cli._COMMANDS if name not in ("pretrain", "view")])
