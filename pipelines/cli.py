@@ -117,6 +117,8 @@ def main() -> None:
     try:
         STOP.importing = False
         cli(standalone_mode=False)
+        if STOP.number:  # a library swallowed what the signal raised
+            STOP.end()
     except click.exceptions.Exit as ended:
         sys.exit(ended.exit_code)
     except (Exception, KeyboardInterrupt) as error:  # the last boundary: an error none of these lines knows is a bug

@@ -84,6 +84,23 @@ for first, second in ((signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.S
     print(moment)
 """
 
+SWALLOWED = """
+import os, signal, sys
+from simtriplet.pipelines import commands_slides
+from simtriplet.pipelines.program import main
+
+def swallow(**_):
+    try:
+        os.kill(os.getpid(), getattr(signal, sys.argv[0]))
+    except KeyboardInterrupt:
+        pass
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+commands_slides.info.callback = swallow
+sys.argv = [sys.argv[1], "info", "a.svs"]
+main()
+"""
+
 HALF_MADE = """
 import os, signal, sys, warnings
 from multiprocessing import Pipe
@@ -150,6 +167,13 @@ def test_a_signal_at_any_line_around_a_fork_is_heard_once_and_so_is_the_next() -
     ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert all(int(lines) > 15 for lines in ended.stdout.split())
+
+
+@pytest.mark.parametrize(("name", "status", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
+def test_a_signal_that_a_library_swallowed_is_the_status_all_the_same(name: str, status: int, word: str) -> None:
+    words = [sys.executable, "-c", SWALLOWED, name]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stderr) == (status, f"\nError: {word}; run the same command again to go on\n")
 
 
 @pytest.mark.parametrize("name", [name for name in cli._COMMANDS if name not in ("pretrain", "view")])
