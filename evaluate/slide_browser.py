@@ -148,7 +148,11 @@ class _Handler(BaseHTTPRequestHandler):
         return peer_uid(self.connection) in (None, 0, os.getuid())
 
     def _is_there(self) -> bool:
-        """Tell whether somebody still waits for the answer: a page that has moved on closes the connection."""
+        """Tell whether somebody still waits for the answer: a page that has moved on closes the connection.
+
+        One whose sending side alone is closed counts as gone. A web browser never does that, and it is all that arrives here of
+        a page that has gone at the other end of `ssh -L`.
+        """
         poll = select.poll()
         poll.register(self.connection, select.POLLIN)
         return not poll.poll(0) or len(self.connection.recv(1, socket.MSG_PEEK)) > 0

@@ -199,7 +199,9 @@ def test_a_search_that_nobody_waits_for_ends(store_factory: StoreFactory) -> Non
     assert len(search.find(0, 0, name="f", k=3).tiles) == 3, "its place is free again"
 
 
-def test_the_server_knows_who_has_gone(store_factory: StoreFactory) -> None:
+@pytest.mark.parametrize("leaves", ["here", "behind a tunnel"])
+def test_the_server_knows_who_has_gone(store_factory: StoreFactory, leaves: str) -> None:
+    """A tunnel (`ssh -L`) closes its sending side alone, and waits for what may come."""
     waited: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
     class Waiting(BrowsedSlides):
@@ -219,8 +221,12 @@ def test_the_server_knows_who_has_gone(store_factory: StoreFactory) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
         connection.request("GET", f"/{server.key}/api/slides/0/tiles/0/nearest?features=f")
         assert waited.get(timeout=10) is True
-        connection.close()
+        if leaves == "here":
+            connection.close()
+        else:
+            connection.sock.shutdown(socket.SHUT_WR)
         assert waited.get(timeout=10) is False
+        connection.close()
         server.shutdown()
         thread.join()
         server.slides.close()
