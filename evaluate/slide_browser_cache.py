@@ -80,6 +80,11 @@ class _OpenSlide:
                 self._reader = open_slide(self.path)
             return self._reader
 
+    @property
+    def is_open(self) -> bool:
+        """Tell whether somebody has opened it."""
+        return self._reader is not None
+
     def close(self) -> None:
         """Close what is open."""
         if self._reader is not None:
@@ -122,23 +127,37 @@ class OpenSlides:
         return future.result()
 
     def _use(self, slide_id: str, task: Callable[[SlideReader], Value]) -> Value:
-        slide, unused = self._acquire(slide_id)
+        slide = self._acquire(slide_id)
         try:
-            for one in unused:
+            reader = slide.open()
+            for one in self._take_surplus():
                 one.close()
-            return task(slide.open())
+            return task(reader)
         finally:
-            with self._lock:
-                slide.users -= 1
+            self._release(slide_id)
 
-    def _acquire(self, slide_id: str) -> tuple[_OpenSlide, list[_OpenSlide]]:
-        """Return a slide, which its first user opens, and those to close; files are not touched under the lock of all."""
+    def _acquire(self, slide_id: str) -> _OpenSlide:
+        """Return a slide, which its first user opens; files are not touched under the lock of all."""
         with self._lock:
             slide = self._open.setdefault(slide_id, _OpenSlide(self.files[slide_id]))
             self._open.move_to_end(slide_id)
             slide.users += 1
-            idle = [key for key, one in self._open.items() if not one.users]
-            return slide, [self._open.pop(key) for key in idle[: max(0, len(self._open) - self.max_open)]]
+            return slide
+
+    def _take_surplus(self) -> list[_OpenSlide]:
+        """Return what to close, the least recently used first: of slides that could be opened those that are too many."""
+        with self._lock:
+            opened = [key for key, one in self._open.items() if one.is_open]
+            idle = [key for key in opened if not self._open[key].users]
+            return [self._open.pop(key) for key in idle[: max(0, len(opened) - self.max_open)]]
+
+    def _release(self, slide_id: str) -> None:
+        """Let go of a slide; one that could not be opened keeps no place."""
+        with self._lock:
+            slide = self._open[slide_id]
+            slide.users -= 1
+            if not slide.users and not slide.is_open:
+                del self._open[slide_id]
 
     def close(self) -> None:
         """Wait for those that read, then close all slides."""

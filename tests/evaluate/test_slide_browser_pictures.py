@@ -172,6 +172,20 @@ def test_few_slides_are_open_however_many_are_read(slide: Path, tmp_path: Path) 
         slides.use("0", lambda one: None)
 
 
+def test_a_slide_that_cannot_be_opened_takes_no_place(slide: Path, tmp_path: Path) -> None:
+    files = {"a": slide, "b": tmp_path / "b.svs", "none": tmp_path / "none.svs", "gone": tmp_path / "gone.svs"}
+    files["b"].symlink_to(slide)
+    slides = OpenSlides(files, max_open=2)
+    readers = {name: slides.use(name, lambda one: one) for name in ("a", "b")}
+    for _ in range(2):
+        for name in ("none", "gone"):
+            with pytest.raises(SlideOpenError):
+                slides.use(name, lambda one: None)
+    assert len(slides) == 2
+    assert all(slides.use(name, lambda one: one) is reader for name, reader in readers.items())
+    slides.close()
+
+
 def test_a_cache_holds_no_more_than_it_may(tmp_path: Path) -> None:
     made = []
 
