@@ -50,7 +50,8 @@ def find_lattice(base_xy: npt.NDArray[np.int64], base_size: float, *, base_overl
         base_size: side of a tile, level-0 pixels.
         base_overlap: of TRIDENT's tiles, see `TileCoordinates`.
     """
-    base_xy = _without_long_steps(base_xy, round(base_size), base_overlap)
+    if base_overlap:
+        base_xy = _without_long_steps(base_xy, round(base_size), base_overlap)
     pitch = _pitch(base_xy, max(1, round(base_size)))
     _, part = np.unique(base_xy % pitch, axis=0, return_inverse=True)
     part = part.reshape(-1).astype(np.int64)
@@ -66,9 +67,24 @@ def find_lattice(base_xy: npt.NDArray[np.int64], base_size: float, *, base_overl
 
 
 def _without_long_steps(base_xy: npt.NDArray[np.int64], side: int, overlap: int) -> npt.NDArray[np.int64]:
-    """Move all columns and rows but the first back by the overlap, where that puts all of them on one lattice."""
-    first, later = base_xy == 0, (base_xy >= side) & ((base_xy - side) % max(1, side - overlap) == 0)
-    return np.where(first, 0, base_xy - overlap) if overlap and (first | later).all() else base_xy
+    """Move all columns and rows but the first back by the overlap, where that puts all of them on one lattice.
+
+    TRIDENT rounds both lengths on its own and writes the side rounded down: its first step may be a pixel longer, and its overlap
+    a pixel more or less. That is looked for only where tiles do follow one another at such a distance.
+    """
+    pitch = _pitch(base_xy, max(1, side))
+    rounded = [(first, first - pitch) for first in (side, side + 1) if abs(first - pitch - overlap) <= 1]
+    for first, shared in [(side, overlap), *rounded]:
+        if shared > 0 and _follow_a_long_step(base_xy, first, first - shared):
+            return np.where(base_xy == 0, 0, base_xy - shared)
+    return base_xy
+
+
+def _follow_a_long_step(base_xy: npt.NDArray[np.int64], first: int, step: int) -> bool:
+    """Tell whether all columns and rows lie at 0, or at a first step and whole others after it, which chance does not reach."""
+    return first <= _MOST_SHARED * step and bool(
+        ((base_xy == 0) | (base_xy >= first) & ((base_xy - first) % step == 0)).all()
+    )
 
 
 def _pitch(base_xy: npt.NDArray[np.int64], side: int) -> int:

@@ -216,6 +216,48 @@ def test_tridents_first_step_is_longer_and_breaks_no_lattice(slide: Path, tmp_pa
     assert index_store(store, GridRule(4)).n_pairs == 2 * n * (n - cells)
 
 
+def trident_places(size_px: int, power: int, overlap: int, *, base_power: int = 40, n: int = 9) -> list[int]:
+    """Return columns as TRIDENT's WSIPatcher computes them: both lengths rounded, each by itself."""
+    downsample = (10 / power) / (10 / base_power)
+    side, shared = round(size_px * downsample), round(overlap * downsample)
+    return [col * side - shared * max(0, col - 1) for col in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("size_px", "power", "overlap"),
+    [
+        (256, 20, 64),  # nothing is rounded
+        (100, 30, 80),  # tiles of 133 px share 107, which their side of 133 makes 106
+        (256, 15, 32),  # tiles of 683 px, of which the file says 682
+        (256, 15, 100),  # both: 683 and 682, 267 and 266
+        (200, 15, 191),  # 533 px in steps of 24
+    ],
+)
+def test_tridents_own_rounding_breaks_no_lattice(size_px: int, power: int, overlap: int, tmp_path: Path) -> None:
+    places = trident_places(size_px, power, overlap)
+    coords = [(x, y) for x in places for y in places if (x + y) % 5]
+    given = read_coordinates(write_trident(tmp_path / "a.h5", coords, size_px=size_px, power=power, overlap=overlap))
+    lattice = find_lattice(given.base_xy, given.base_size, base_overlap=given.base_overlap)
+    assert lattice.n_parts == 1
+    assert lattice.pitch == places[2] - places[1]
+    cells = [(places.index(x), places.index(y)) for x, y in given.base_xy.tolist()]
+    assert np.array_equal(np.column_stack([lattice.col, lattice.row]), cells)
+
+
+@pytest.mark.parametrize("overlap", [1, 64, 128, 248, 255])
+def test_overlap_makes_no_lattice_of_places_on_none(overlap: int) -> None:
+    """Not of places by chance, nor of a lattice of which a tile is a pixel off: they are what they are without it."""
+    chance = np.unique(np.random.default_rng(overlap).integers(0, 100_000, (200, 2)) // 2 * 2, axis=0)
+    columns = trident_places(256, 40, overlap + 1)
+    moved = np.array([(x, y) for x in columns for y in columns])
+    moved[40] += 1
+    for places in (chance, chance[:3], chance * (0, 1), moved):
+        found, expected = find_lattice(places, 256, base_overlap=overlap), find_lattice(places, 256)
+        assert found.pitch == expected.pitch
+        assert np.array_equal(found.row, expected.row)
+        assert np.array_equal(found.col, expected.col)
+
+
 def test_every_contour_of_clam_has_a_lattice_of_its_own(slide: Path, tmp_path: Path) -> None:
     """Two contours whose tiles lie side by side but not in line: adjacency stays within each."""
     first = [(x, y) for x in (0, 128, 256) for y in (0, 128)]
