@@ -113,7 +113,7 @@ def test_quiet_shows_no_progress_and_verbose_logs(program: Run, cohort: Path, tm
     assert re.fullmatch(r"tile: \d+ tiles, [\d,]+/s, 0 s left patient\d\d-slide1 \(4/4\)", progress[-1])
 
 
-def test_help_of_a_command_and_heads_on_stored_features_need_no_torch() -> None:
+def test_help_of_a_command_needs_no_torch() -> None:
     """Which takes seconds to import: nobody waits for it before a wrong option is told."""
     code = "import sys, click; from simtriplet.pipelines.cli import cli; context = click.Context(cli)\n"
     code += "for name in cli.list_commands(context): cli.get_command(context, name)\n"

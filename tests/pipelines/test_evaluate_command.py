@@ -1,6 +1,8 @@
 """`evaluate` with networks trained with labels, and heads that it saves, as a user calls it."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -59,6 +61,30 @@ def test_features_are_described_without_a_head_too(program: Run, stores: Path, t
     assert f"good\t{retrieval:.3f} (" in ended.stdout
     assert f"features,,retrieval,{retrieval},,,96,4" in (tmp_path / "results.csv").read_text()
     assert "Without a head" in (tmp_path / "report.html").read_text()
+
+
+def modules_of(*words: object) -> set[str]:
+    """Run a command, which must succeed, in a process of its own; return the modules that it had imported at its end."""
+    code = "import sys; from simtriplet.pipelines.program import main; main(); print('modules', *sys.modules)"
+    command = [sys.executable, "-c", code, *map(str, words)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    return set(ended.stdout.splitlines()[-1].split())
+
+
+def test_heads_on_stored_features_need_no_torch(stores: Path, tmp_path: Path) -> None:
+    """Measured, drawn, saved, compared and used: seconds that its import would take, each time."""
+    for store in open_stores([stores]):
+        write_features(store, "same", store.features("good"), {"encoder_hash": "same"})
+    results, head = tmp_path / "results", tmp_path / "head.json"
+    linear = ("--features", "good", "--protocol", "linear", "--folds", 2)
+    for words in (
+        ("evaluate", stores, *linear, "--out", results, "--save-head", head),
+        ("compare", stores, *linear, "--features", "same", "--out", tmp_path / "comparison"),
+        ("predict", stores, "--head", head, "--out", tmp_path / "maps"),
+    ):
+        assert not modules_of(*words) & {"torch", "torchvision", "timm"}, words[0]
+    assert (results / "report.html").exists()
 
 
 def test_finetune_starts_from_an_encoder(program: Run, failure: Failure, stores: Path, tmp_path: Path) -> None:
