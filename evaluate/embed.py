@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -99,11 +99,13 @@ def embed_store(
         )
     place = _resolve_device(device)
     used = pick_precision(precision, place)
-    if existing == "skip" and _is_current(store, name, encoder_attributes(encoder, used)):
+    wanted = encoder_attributes(encoder, used)
+    found = store.feature_attributes(name) if existing == "skip" and store.features_exist(name) else {}
+    if _is_current(store, found, wanted):
         remove_feature_leftovers(store, name)
         return EmbedSummary(store.slide_id, name, len(store), encoder.info.feature_dim, 0.0, skipped=True)
     _check_mpp(store, encoder)
-    if existing == "skip" and _is_of_another_encoder(store, name, encoder):
+    if found.get("encoder_hash") not in (None, wanted["encoder_hash"]):
         _logger.warning(
             "store '%s': features %r are of another encoder and are replaced; give these another name to keep both",
             store.path.name,
@@ -112,16 +114,9 @@ def embed_store(
     started = time.perf_counter()
     with claim_features(store, name) as claimed:
         features = _embed(store, encoder, place, precision=used, batch_size=batch_size, progress=progress)
-        claimed.write(features, encoder_attributes(encoder, used))
+        claimed.write(features, wanted)
     seconds = time.perf_counter() - started
     return EmbedSummary(store.slide_id, name, len(store), features.shape[1], seconds, skipped=False)
-
-
-def _is_of_another_encoder(store: TileStore, name: str, encoder: Encoder) -> bool:
-    if not store.features_exist(name):
-        return False
-    made_by = store.feature_attributes(name).get("encoder_hash")
-    return made_by not in (None, encoder.info.checkpoint_hash)
 
 
 def _embed(
@@ -155,11 +150,8 @@ def _lacks_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _is_current(store: TileStore, name: str, wanted: dict[str, Any]) -> bool:
-    """Tell whether the features are what embedding again would give, up to rounding."""
-    if not store.features_exist(name):
-        return False
-    found = store.feature_attributes(name)
+def _is_current(store: TileStore, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Tell whether the features of which `found` is kept are what embedding again would give, up to rounding."""
     # networks of one hash may look at images of different size; the rest of the record follows from the hash
     same = all(found.get(key) == wanted[key] for key in ("encoder_hash", "image_size_px", "precision"))
     return same and found.get("tiles_id") == store.attributes["tiles_id"]
