@@ -14,6 +14,7 @@ from simtriplet.pipelines.std_streams import mend_streams
 from simtriplet.pipelines.stop_signals import SAME_COMMAND, STOP
 from simtriplet.wsi.disk_room import is_disk_full
 from simtriplet.wsi.errors import SimTripletError
+from simtriplet.wsi.registry import nearest_name
 
 __all__ = ["cli", "main"]
 
@@ -57,6 +58,16 @@ class _LazyGroup(click.Group):
         """Write the list of commands, without importing any."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, short) for name, (_, short) in _COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command; of a wrong name the nearest is told."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            said = error.message.rstrip(".") + (nearest_name(args[0], _COMMANDS) or ".")
+            raise click.UsageError(said, ctx) from error
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:

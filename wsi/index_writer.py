@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,16 @@ def _n_bytes(adjacency: Adjacency) -> int:
 
 
 def _write_parts(scratch: Path, store: TileStore, adjacency: Adjacency, record: dict[str, Any], name: str) -> None:
-    build_id = uuid.uuid4().hex
+    tiles_id, build_id = str(store.attributes["tiles_id"]), uuid.uuid4().hex
+    with ThreadPoolExecutor(1) as beside:  # of ten million tiles it is a gigabyte
+        pairs_id = beside.submit(content_id, {"tiles_id": tiles_id}, adjacency._asdict())
+        _write_matrices(scratch, adjacency, build_id)
+    keys = {"connectivities_key": f"{name}_connectivities", "distances_key": f"{name}_distances"}
+    ids = {"build_id": build_id, "pairs_id": pairs_id.result(), "tiles_id": tiles_id}
+    write_mapping(scratch / "uns", {**keys, **record, **ids})
+
+
+def _write_matrices(scratch: Path, adjacency: Adjacency, build_id: str) -> None:
     n_tiles = len(adjacency.indptr) - 1
     write_group(scratch, {})
     attributes = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [n_tiles, n_tiles]}
@@ -122,11 +132,6 @@ def _write_parts(scratch: Path, store: TileStore, adjacency: Adjacency, record: 
     write_vector(far / "data", adjacency.distances_um.astype(np.float64, copy=False))
     for part in ("indices", "indptr"):  # both matrices have the same places
         shutil.copytree(pairs / part, far / part)
-    keys = {"connectivities_key": f"{name}_connectivities", "distances_key": f"{name}_distances"}
-    tiles_id = str(store.attributes["tiles_id"])
-    pairs_id = content_id({"tiles_id": tiles_id}, adjacency._asdict())
-    ids = {"build_id": build_id, "pairs_id": pairs_id, "tiles_id": tiles_id}
-    write_mapping(scratch / "uns", {**keys, **record, **ids})
 
 
 def _swap(scratch: Path, table: Path, name: str) -> None:

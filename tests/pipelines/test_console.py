@@ -162,6 +162,11 @@ def test_an_empty_path_is_not_this_folder(words: list[str]) -> None:
     assert "is empty; name a file or folder" in ended.output
 
 
+def test_a_wrong_command_is_told_the_nearest() -> None:
+    assert "No such command 'pretrian'; did you mean 'pretrain'?" in CliRunner().invoke(cli, ["pretrian"]).output
+    assert "No such command 'xyz'." in CliRunner().invoke(cli, ["xyz"]).output
+
+
 def test_too_little_memory_is_one_line(tmp_path: Path) -> None:
     """A manifest of 64 MB, and a program that may take 16 MB more than it has when it begins to work."""
     with (tmp_path / "slides.csv").open("wb") as file:
