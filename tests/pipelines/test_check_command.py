@@ -93,6 +93,8 @@ def test_what_is_printed_repairs_the_store(
     for name in ("ring", "spatial"):
         assert np.array_equal(store.neighbours(name).indices, whole.neighbours(name).indices)
         assert store.neighbours(name).rule["params"] == whole.neighbours(name).rule["params"]
+    assert store.attributes["tiles_id"] == whole.attributes["tiles_id"]
+    assert store.neighbours("ring").rule["pairs_id"] == whole.neighbours("ring").rule["pairs_id"], "runs can go on"
 
 
 def test_what_a_store_does_not_know_is_named(program: Run, made: Path, tmp_path: Path) -> None:
