@@ -14,7 +14,7 @@ from simtriplet.evaluate.overlay import draw_classes
 from simtriplet.evaluate.prediction import SlidePrediction
 from simtriplet.evaluate.prediction_polygons import prediction_geojson
 from simtriplet.wsi.errors import EvaluationError
-from simtriplet.wsi.export_marks import is_own_geojson
+from simtriplet.wsi.export_marks import begins_with, is_own_geojson
 from simtriplet.wsi.store import TileStore
 
 __all__ = ["check_file_name", "refuse_foreign_files", "write_prediction"]
@@ -78,14 +78,7 @@ def check_file_name(slide_id: str) -> str:
 
 
 def _is_own_csv(path: Path) -> bool:
-    start = ",".join(_COLUMNS).encode()
-    try:
-        if not path.is_file():  # a pipe would be waited for
-            return False
-        with path.open("rb") as file:
-            return file.read(len(start)) == start
-    except OSError:
-        return False
+    return begins_with(path, ",".join(_COLUMNS))
 
 
 def _is_own_png(path: Path) -> bool:

@@ -4,7 +4,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ class _Tile:
     existing: Existing
     threads: int | None
     tells_room: bool
+    makes_new: bool = False
+    """Whether a store that is there can only be of an earlier try of the same run."""
 
     def __call__(self, job: SlideJob, tell: Tell) -> Outcome:
         """Tile one slide; the only place where a failure becomes a line of the summary instead of an error."""
@@ -54,7 +56,7 @@ class _Tile:
                 progress=SlowTell(tell),
                 tell_room=tell if self.tells_room else None,
             )
-            return Outcome(job.slide_id, summary)
+            return Outcome(job.slide_id, replace(summary, status="ok") if self.makes_new else summary)
         except (SimTripletError, MemoryError) as error:
             return Outcome(job.slide_id, None, _without_folders(str(error), job) or type(error).__name__)
         except Exception as error:  # a bug, or a reader's: this slide's own failure too
@@ -173,7 +175,10 @@ def _futures(
     """Yield each slide with its future once that is done; None in its place where scheduler or workers are gone."""
     import distributed
 
-    waiting = {client.submit(_tile_on_worker, task, job, slide_timeout_s, pure=False, retries=0): job for job in jobs}
+    waiting = {
+        client.submit(_tile_on_worker, _not_twice(task, job), job, slide_timeout_s, pure=False, retries=0): job
+        for job in jobs
+    }
     while waiting:
         try:
             with client.as_current():
@@ -188,6 +193,13 @@ def _futures(
             continue
         for future in done:
             yield waiting.pop(future), future
+
+
+def _not_twice(task: _Tile, job: SlideJob) -> _Tile:
+    """Return the task of a slide: one without a store may be given to a second worker, where the first dies when it is done."""
+    if task.existing == "error" and not os.path.lexists(task.out / f"{job.slide_id}{STORE_SUFFIX}"):
+        return replace(task, existing="skip", makes_new=True)
+    return task
 
 
 def _error_of(future: Any) -> BaseException | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from simtriplet.wsi.interop_package import interop_package
 
-__all__ = ["GEOJSON_START", "is_own_geojson", "is_own_h5ad", "is_own_parquet", "is_own_spatialdata"]
+__all__ = ["GEOJSON_START", "begins_with", "is_own_geojson", "is_own_h5ad", "is_own_parquet", "is_own_spatialdata"]
 
 GEOJSON_START = '{"type": "FeatureCollection", "generator": "SimTriplet", "features": ['
 """RFC 7946 lets a collection say more than its features, and readers pass over what they do not know."""
@@ -16,7 +16,12 @@ _MARK = "simtriplet"
 
 def is_own_geojson(path: Path) -> bool:
     """Tell whether a file is GeoJSON that this program wrote; no other file, folder or device is."""
-    start = GEOJSON_START.encode()
+    return begins_with(path, GEOJSON_START)
+
+
+def begins_with(path: Path, text: str) -> bool:
+    """Tell whether there is an ordinary file that begins with a text."""
+    start = text.encode()
     try:
         if not path.is_file():  # a pipe would be waited for
             return False

@@ -16,8 +16,11 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from simtriplet.pipelines.batch import _not_twice, _Tile, _tile_on_worker
+from simtriplet.wsi.geometry import TilingSpec
 from simtriplet.wsi.store import find_stores
 from simtriplet.wsi.synthetic import SyntheticSlideSpec, draw_slide
+from simtriplet.wsi.tile_request import SlideJob, TileRequest
 
 Run = Callable[..., "CompletedProcess[str]"]
 Failure = Callable[["CompletedProcess[str]"], str]
@@ -314,6 +317,17 @@ def cluster(tmp_path: Path, plugin: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow
+def test_a_slide_of_a_worker_that_died_when_it_was_done_is_done(slide: Path, tmp_path: Path) -> None:
+    """The scheduler gives it to another worker, whose own store of before it is not."""
+    task = _Tile(tmp_path, TileRequest(tiling=TilingSpec(mpp=1.0, size_px=64)), "error", None, tells_room=False)
+    job = SlideJob(slide, "a")
+    again = _not_twice(task, job)
+    first, second = (_tile_on_worker(again, job, 60) for _ in range(2))
+    assert (first.status, second.status) == ("ok", "ok"), second.reason
+    refused = _tile_on_worker(_not_twice(task, job), job, 60)
+    assert "exists already; pass --existing skip" in refused.reason
+
+
 def test_a_cluster_goes_on_after_readers_and_workers_that_die(
     cold_program: Run, failure: Failure, slide: Path, tmp_path: Path, faulty: tuple[str, str], cluster: str
 ) -> None:
