@@ -21,7 +21,6 @@ from simtriplet.pipelines.command_evaluate_checks import (
     check_folder,
     check_head_file,
     check_label_options,
-    each_warning_once,
     parse_classes,
     read_test_patients,
     require_features,
@@ -30,6 +29,7 @@ from simtriplet.pipelines.console import say
 from simtriplet.pipelines.model_steps import NETWORK_PROTOCOLS, evaluate_network, tell_result
 from simtriplet.pipelines.options import AnyPath, stores_argument
 from simtriplet.pipelines.output_hold import holding
+from simtriplet.pipelines.repeated_warnings import each_warning_once
 from simtriplet.pipelines.result_tables import print_label_curves
 from simtriplet.wsi.errors import SettingsError, UnknownNameError
 from simtriplet.wsi.registry import nearest_name

@@ -1,9 +1,7 @@
 """What `evaluate`, `compare` and `predict` check of their options before anything is measured."""
 
-import contextlib
-import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from simtriplet.evaluate.saved_head import load_head
@@ -16,7 +14,6 @@ __all__ = [
     "check_folder",
     "check_head_file",
     "check_label_options",
-    "each_warning_once",
     "parse_classes",
     "read_test_patients",
     "require_features",
@@ -110,25 +107,3 @@ def check_head_file(head: Path, out: Path) -> None:
     if taken:
         raise SettingsError(f"--save-head '{head}': is the name of something that is no head; choose another one")
     check_folder(head.parent, option="--save-head")
-
-
-@contextlib.contextmanager
-def each_warning_once() -> Iterator[None]:
-    """Drop warnings that were given already: measurements of the same tiles all warn of the same folds."""
-    seen: set[tuple[str, str]] = set()
-
-    def is_new(record: logging.LogRecord) -> bool:
-        said = record.name, record.getMessage()
-        if record.levelno != logging.WARNING or said not in seen:
-            seen.add(said)
-            return True
-        return False
-
-    handlers = list(logging.getLogger().handlers)
-    for handler in handlers:
-        handler.addFilter(is_new)
-    try:
-        yield
-    finally:
-        for handler in handlers:
-            handler.removeFilter(is_new)

@@ -9,6 +9,7 @@ from simtriplet.pipelines.demo import demo_recipe, slide_recipe
 from simtriplet.pipelines.flow import FlowResult, run_recipe
 from simtriplet.pipelines.options import AnyPath, quiet, with_settings
 from simtriplet.pipelines.recipe import read_recipe
+from simtriplet.pipelines.repeated_warnings import each_warning_once
 from simtriplet.wsi.errors import StoreError
 
 __all__ = ["demo", "run"]
@@ -19,7 +20,8 @@ __all__ = ["demo", "run"]
 @with_settings
 def run(recipe: Path, assignments: tuple[str, ...]) -> None:
     """Do everything that RECIPE.toml says, from slides to a report; finished steps are skipped."""
-    result = run_recipe(read_recipe(recipe, assignments), source=recipe, quiet=quiet())
+    with each_warning_once():  # labels are read before the first slide, and for each of the features
+        result = run_recipe(read_recipe(recipe, assignments), source=recipe, quiet=quiet())
     _say_where(result)
     if result.n_failed:
         raise StoreError(f"{result.n_failed} slides failed; see '{result.stores / 'tile-summary.csv'}' for the reasons")
@@ -51,7 +53,9 @@ def demo(
             out, slide, slide_mpp=slide_mpp, annotations=annotations, seed=seed, overrides=assignments
         )
         title = f"SimTriplet demo: {slide.stem}"
-    _say_where(run_recipe(recipe, title=title, quiet=quiet()))
+    with each_warning_once():
+        result = run_recipe(recipe, title=title, quiet=quiet())
+    _say_where(result)
 
 
 def _say_where(result: FlowResult) -> None:

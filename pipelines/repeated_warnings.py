@@ -1,4 +1,4 @@
-"""Warnings that a command would give for every slide: the first one, and how many more there were."""
+"""Warnings that a command would give several times, of every slide or in every step."""
 
 import contextlib
 import logging
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import click
 
-__all__ = ["first_of_each_warning"]
+__all__ = ["each_warning_once", "first_of_each_warning"]
 
 
 @contextlib.contextmanager
@@ -37,3 +37,25 @@ def first_of_each_warning() -> Iterator[None]:
         for (name, _), count in seen.items():
             if count > 1:
                 logging.getLogger(name).warning("%d more warnings of this kind; -v shows them", count - 1)
+
+
+@contextlib.contextmanager
+def each_warning_once() -> Iterator[None]:
+    """Drop warnings that were given already: measurements of the same tiles all warn of the same labels and folds."""
+    seen: set[tuple[str, str]] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        said = record.name, record.getMessage()
+        if record.levelno != logging.WARNING or said not in seen:
+            seen.add(said)
+            return True
+        return False
+
+    handlers = list(logging.getLogger().handlers)
+    for handler in handlers:
+        handler.addFilter(is_new)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(is_new)

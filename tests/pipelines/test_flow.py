@@ -64,6 +64,21 @@ def test_run_measures_with_the_labels_of_slides_that_a_manifest_gives(
     assert found["geometry"]["feature_dim"] == 512
 
 
+def test_run_tells_what_is_wrong_with_the_labels_once(program: Run, cohort: Path, tmp_path: Path) -> None:
+    """Though it reads them for its own features and for those it compares them with."""
+    slides = [path.stem for path in sorted(cohort.parent.glob("*.svs"))]
+    rows = [
+        f"{slide},{'odd' if number % 2 else 'even'},p{number}" for number, slide in enumerate([*slides, "stranger"])
+    ]
+    labels = tmp_path / "labels.csv"
+    labels.write_text("\n".join(["slide_id,label,patient_id", *rows]), encoding="utf-8")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f"{recipe_text(cohort, tmp_path / 'out')}\n[evaluate]\nlabels = '{labels}'\n")
+    ended = program("run", recipe, *FAST)
+    assert ended.stderr.count("slide 'stranger' has no store here") == 1
+    assert json.loads((tmp_path / "out/evaluation/results.json").read_text())["against"]["features"] == "random"
+
+
 def test_run_writes_a_recipe_that_runs_from_its_folder(program: Run, cohort: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(recipe_text(cohort, tmp_path / "out"))
