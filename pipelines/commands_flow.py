@@ -24,7 +24,10 @@ def run(recipe: Path, assignments: tuple[str, ...]) -> None:
         result = run_recipe(read_recipe(recipe, assignments), source=recipe, quiet=quiet())
     _say_where(result)
     if result.n_failed:
-        raise StoreError(f"{result.n_failed} slides failed; see '{result.stores / 'tile-summary.csv'}' for the reasons")
+        what = "slide" if result.n_failed == 1 else "slides"
+        raise StoreError(
+            f"{result.n_failed} {what} failed; for the reasons see the table of tiling, or '{result.stores / 'tile-summary.csv'}'"
+        )
 
 
 @click.command()

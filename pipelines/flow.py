@@ -1,7 +1,7 @@
 """The whole job: tile, index, pretrain, embed, evaluate, report; each step skips what an earlier run finished."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,26 +12,21 @@ from simtriplet.evaluate.protocol_registry import PROTOCOLS
 from simtriplet.evaluate.report import write_report
 from simtriplet.evaluate.unlabelled import UnlabelledResult, describe_features
 from simtriplet.evaluate.unlabelled_report import write_unlabelled_report
-from simtriplet.pipelines.begun_run import (
-    has_begun,
-    slides_of_run,
-    stores_to_train_on,
-    stores_without_slides,
-    with_stores_of_run,
-)
+from simtriplet.pipelines.begun_run import Asked, has_begun, needs_no_training, slides_of_run, stores_to_train_on
 from simtriplet.pipelines.console import print_table, say
 from simtriplet.pipelines.index_steps import index_stores
 from simtriplet.pipelines.manifest import collect_jobs
 from simtriplet.pipelines.model_steps import embed_stores, pretrain_encoder, tell_result
 from simtriplet.pipelines.output_hold import holding
-from simtriplet.pipelines.recipe import Recipe, relative_to_out
+from simtriplet.pipelines.recipe import Recipe, SlidesSection, relative_to_out
 from simtriplet.pipelines.slide_steps import tile_slides, write_settings
 from simtriplet.pipelines.stop_signals import STOP
 from simtriplet.pretrain.settings import PretrainSettings, load_settings
-from simtriplet.wsi.errors import SettingsError, StoreError, TrainingError
+from simtriplet.wsi.errors import SettingsError, SlideOpenError, StoreError, TrainingError
 from simtriplet.wsi.index_writer import check_index_name
 from simtriplet.wsi.reach import is_file
 from simtriplet.wsi.store import STORE_SUFFIX, TileStore, open_stores
+from simtriplet.wsi.tile_request import SlideJob
 
 __all__ = ["FlowResult", "run_recipe"]
 
@@ -99,13 +94,12 @@ def _carry_out(recipe: Recipe, settings: PretrainSettings, source: Path | None, 
     resolved = recipe.out / "recipe.toml"
     if source is None or not (resolved.exists() and resolved.samefile(source)):  # which has comments, perhaps
         write_settings(resolved, relative_to_out(recipe))
-    stores, n_failed = _tile(recipe, quiet)
     run = recipe.out / _RUN
     begun = slides_of_run(run)
-    stores = with_stores_of_run(stores, begun, recipe.out / "stores")
+    stores, n_failed = _tile(recipe, quiet, begun)
     say("[2/5] index")
     index_stores(stores, recipe.index, quiet=quiet, skip_same=True)
-    _pretrain(recipe, stores_to_train_on(stores, begun, recipe.pretrain.exclude_patients), settings, run, quiet)
+    _pretrain(recipe, stores, begun, settings, run, quiet)
     say("[4/5] embed")
     names = _embed(recipe, stores, settings, run, quiet)
     say("[5/5] evaluate")
@@ -113,50 +107,69 @@ def _carry_out(recipe: Recipe, settings: PretrainSettings, source: Path | None, 
     return FlowResult(recipe.out / "stores", run, report, result, n_failed)
 
 
-def _tile(recipe: Recipe, quiet: bool) -> tuple[list[TileStore], int]:
+def _tile(recipe: Recipe, quiet: bool, begun: Collection[str] = ()) -> tuple[list[TileStore], int]:
+    """Tile what is new; return the stores to work on, those that a run was begun with among them, and how many slides failed."""
     say("[1/5] tile")
-    slides = recipe.slides
-    jobs = collect_jobs(
-        slides.inputs, annotations=slides.annotations, slide_mpp=slides.slide_mpp, recursive=slides.recursive
-    )
-    folder = recipe.out / "stores"
+    slides, request, folder = recipe.slides, recipe.tile_request(), recipe.out / "stores"
+    asked = Asked(_jobs(slides, begun), request, folder, slides.annotations, slides.slide_mpp)
     outcomes = tile_slides(
-        jobs,
+        asked.jobs,
         folder,
-        recipe.tile_request(),
+        request,
         existing="skip",
-        workers=recipe.slides.workers,
-        scheduler=recipe.slides.scheduler,
-        slide_timeout_s=recipe.slides.timeout_s or None,
+        workers=slides.workers,
+        scheduler=slides.scheduler,
+        slide_timeout_s=slides.timeout_s or None,
         quiet=quiet,
     )
-    done = [folder / f"{outcome.slide_id}{STORE_SUFFIX}" for outcome in outcomes if outcome.summary is not None]
-    done += stores_without_slides(jobs, outcomes, folder, recipe.tile_request())
-    others = [outcome.slide_id for outcome in outcomes if outcome.reason.endswith(_REPLACE)]
-    if others:
+    done = [asked.store_of(outcome.slide_id) for outcome in outcomes if outcome.summary is not None]
+    done += asked.stores_without_slides(outcomes)
+    n_failed = len(outcomes) - len(done)
+    refused = [outcome.slide_id for outcome in outcomes if outcome.reason.endswith(_REPLACE)]
+    known = {path.name.removesuffix(STORE_SUFFIX) for path in done}
+    back = asked.stores_of_run(set(begun) - known, refused=refused)
+    if refused:
         refusal = (
-            f"output '{recipe.out}': holds the store of slide {others[0]!r}, which was made from another file or with other "
+            f"output '{recipe.out}': holds the store of slide {refused[0]!r}, which was made from another file or with other "
             "settings; choose another folder with --set out=FOLDER, or remove that store"
         )
         if not done:
             raise SettingsError(refusal)
         log.warning("%s", refusal)
-    if not done:
+    if not done and not back:
         failed = outcomes[0].reason if len(outcomes) == 1 else f"none of {len(outcomes)} slides could be tiled"
         raise StoreError(failed)
-    return open_stores(sorted(done)), len(outcomes) - len(done)
+    return sorted([*open_stores(sorted(done)), *back], key=lambda store: store.slide_id), n_failed
 
 
-def _pretrain(recipe: Recipe, stores: Sequence[TileStore], settings: PretrainSettings, run: Path, quiet: bool) -> None:
+def _jobs(slides: SlidesSection, begun: Collection[str]) -> list[SlideJob]:
+    try:
+        return collect_jobs(
+            slides.inputs, annotations=slides.annotations, slide_mpp=slides.slide_mpp, recursive=slides.recursive
+        )
+    except SlideOpenError as error:
+        if not begun:
+            raise
+        log.warning("%s", error)  # all of them were moved away, and the stores are there
+        return []
+
+
+def _pretrain(
+    recipe: Recipe,
+    stores: Sequence[TileStore],
+    begun: Collection[str],
+    settings: PretrainSettings,
+    run: Path,
+    quiet: bool,
+) -> None:
     say(f"[3/5] pretrain ({settings.objective.name}, {settings.model.backbone}, preset {recipe.pretrain.preset})")
-    result = pretrain_encoder(
-        stores,
-        settings,
-        run,
-        resume=run.exists(),
-        exclude_patients=recipe.pretrain.exclude_patients,
-        quiet=quiet,
-    )
+    excluded = recipe.pretrain.exclude_patients
+    to_train_on = stores_to_train_on(stores, begun, excluded)
+    if begun and needs_no_training(run, settings):
+        return
+    if begun:  # the slides of patients who are left out may have gone too
+        excluded = tuple(patient for patient in excluded if patient in {store.patient_id for store in stores})
+    result = pretrain_encoder(to_train_on, settings, run, resume=run.exists(), exclude_patients=excluded, quiet=quiet)
     if not result.finished:
         raise TrainingError(f"run '{run}': stopped after run.max_minutes; run the same command again to go on")
 

@@ -90,8 +90,8 @@ def tile_slides(
     _check_names(request)
     if retry_failed:
         jobs = _failed_before(jobs, out / SUMMARY_NAME)
-        if not jobs:
-            return []
+    if not jobs:
+        return []
     make_folder(out)
     one = len(jobs) == 1 and scheduler is None
     if not one:

@@ -8,11 +8,11 @@ from typing import Any
 
 from simtriplet.pretrain.checkpoint import read_checkpoint, write_checkpoint
 from simtriplet.pretrain.distributed import World
-from simtriplet.pretrain.settings import PretrainSettings
+from simtriplet.pretrain.settings import PretrainSettings, load_settings
 from simtriplet.pretrain.settings_file import write_settings
 from simtriplet.pretrain.torch_archive import understanding
 from simtriplet.wsi.disk_room import is_disk_full, why_not_written
-from simtriplet.wsi.errors import SimTripletError, TrainingError
+from simtriplet.wsi.errors import CheckpointError, SettingsError, SimTripletError, TrainingError
 from simtriplet.wsi.folder_hold import FolderHold
 from simtriplet.wsi.settings import build, to_values
 from simtriplet.wsi.store import PARTIAL_SUFFIX
@@ -84,7 +84,7 @@ class RunFolder:
         if not resume and self._is_used():
             raise TrainingError(f"run folder '{self.path}': holds a run; pass --resume to go on, or another --out")
         if os.path.lexists(self.checkpoint):  # a link that leads nowhere is a disk that is not there
-            state = read_checkpoint(self.checkpoint)
+            state = self._read_last()
             with understanding(self.checkpoint):
                 self._check_same(state, settings, stores)
                 state["step"], state["finished"] = int(state["step"]), bool(state["finished"])
@@ -102,6 +102,15 @@ class RunFolder:
             raise self._not_writable(error) from error
         self.write_settings(settings, {})
         return None
+
+    def _read_last(self) -> dict[str, Any]:
+        try:
+            return read_checkpoint(self.checkpoint)
+        except CheckpointError as error:
+            others = sorted(path.name for path in self.checkpoint.parent.glob("*.pt") if path != self.checkpoint)
+            if not others:
+                raise
+            raise CheckpointError(f"{error}; or copy {others[-1]} there to go on from that") from error
 
     def _refuse_lost_checkpoint(self) -> None:
         """What there is of a run would be trained anew and replaced."""
@@ -173,7 +182,28 @@ class RunFolder:
         self, state: Mapping[str, Any], settings: PretrainSettings, stores: Sequence[Mapping[str, Any]]
     ) -> None:
         # An older version's checkpoint lacks the settings that came later: their defaults are what it did.
-        begun = build(PretrainSettings, state["settings"], source=f"run folder '{self.path}'")
+        self._refuse_other(build(PretrainSettings, state["settings"], source=f"run folder '{self.path}'"), settings)
+        difference = _store_difference(state["stores"], stores)
+        if difference:
+            raise TrainingError(
+                f"run folder '{self.path}': {difference}; resume with the same stores, or choose another --out"
+            )
+
+    def check_settings(self, settings: PretrainSettings) -> None:
+        """Compare settings with those that the folder says its run was begun with.
+
+        Raises:
+            TrainingError: if they are others, or it does not say.
+        """
+        try:
+            begun = load_settings(file=self.path / "settings.toml")
+        except SettingsError as error:
+            raise TrainingError(
+                f"run folder '{self.path}': does not say what its encoder was trained with; choose another --out"
+            ) from error
+        self._refuse_other(begun, settings)
+
+    def _refuse_other(self, begun: PretrainSettings, settings: PretrainSettings) -> None:
         before, now = _flatten(to_values(begun)), _flatten(to_values(settings))
         # several ways to say one thing
         before["run.compile"], now["run.compile"] = begun.run.compiled, settings.run.compiled
@@ -185,11 +215,6 @@ class RunFolder:
                     f"run folder '{self.path}': was begun with {key} = {before.get(key)!r}, not {now.get(key)!r}; "
                     "resume with the same settings, or choose another --out"
                 )
-        difference = _store_difference(state["stores"], stores)
-        if difference:
-            raise TrainingError(
-                f"run folder '{self.path}': {difference}; resume with the same stores, or choose another --out"
-            )
 
     def save(self, state: Mapping[str, Any], *, is_best: bool = False, keep_as_epoch: int | None = None) -> None:
         """Replace the last checkpoint, and the best one by the same where it is the best; each in one rename.

@@ -13,6 +13,7 @@ from simtriplet.pretrain.model_card import write_model_card
 from simtriplet.pretrain.result import PretrainResult
 from simtriplet.pretrain.run_folder import RunFolder
 from simtriplet.pretrain.settings import ExportFormat, PretrainSettings
+from simtriplet.wsi.errors import CheckpointError
 
 __all__ = ["describe_encoder", "write_missing_exports", "write_product"]
 
@@ -55,12 +56,17 @@ def write_product(
 
 
 def write_missing_exports(folder: RunFolder, forms: Sequence[ExportFormat]) -> None:
-    """Write the forms of a finished run's encoder that are asked for and are not there.
+    """Write the forms of a finished run's encoder that are asked for and are not there; itself too, from the checkpoint.
 
     Raises:
-        CheckpointError: if the encoder is gone or damaged, or the disk is full or fails.
+        CheckpointError: if the checkpoint is damaged, or the disk is full or fails.
         MissingDependencyError: if a form of export needs a package that is missing.
     """
+    try:
+        load_encoder(folder.encoder)
+    except CheckpointError:  # gone, or damaged
+        kept = load_encoder(folder.checkpoint)
+        write_timm_config(folder.path, save_encoder(folder.path, kept.backbone, kept.info))
     _write_exports(folder, [form for form in forms if not _export_file(folder, EXPORTERS[form]).exists()])
 
 

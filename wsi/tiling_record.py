@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,23 +106,6 @@ def request_digest(request: TileRequest, job: SlideJob, slide: str) -> str:
         None if mask is None else fingerprint(mask),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def was_asked_alike(attributes: Mapping[str, Any], request: TileRequest) -> bool:
-    """Tell whether a store was made by such a request, as far as it says itself: of a slide that is gone nothing else can be told.
-
-    Args:
-        attributes: of the store.
-        request: what tiles would be made now.
-    """
-    tiling = attributes["tiling"]
-    found = {name: tiling.get(name) for name in ("asked", "grid", "quality", "labels")}
-    wanted: dict[str, Any] = {"asked": dataclasses.asdict(request.tiling), "grid": request.grid}
-    wanted |= {"quality": dataclasses.asdict(request.quality), "labels": dataclasses.asdict(request.labels)}
-    found["tissue"], wanted["tissue"] = attributes.get("tissue"), request.tissue.describe()
-    if request.grid != "native":
-        found["codec"], wanted["codec"] = tiling.get("codec"), request.codec
-    return json.dumps(found, sort_keys=True) == json.dumps(wanted, sort_keys=True)
 
 
 def slide_record(job: SlideJob, reader: SlideReader, survey: Survey) -> dict[str, Any]:

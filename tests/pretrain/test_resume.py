@@ -330,6 +330,10 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(store_factory, make_setting
     with pytest.raises(CheckpointError, match="cannot be read") as caught:
         pretrain(stores, make_settings(), tmp_path / "run", resume=True)
     assert "\n" not in str(caught.value)
+    assert "copy" not in str(caught.value)
+    file.with_name("best.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"cannot be read.*; or copy best.pt there to go on from that"):
+        pretrain(stores, make_settings(), tmp_path / "run", resume=True)
 
 
 def test_bytes_that_are_no_text_stop_no_run(store_factory, make_settings, tmp_path):
