@@ -67,11 +67,11 @@ def import_(files: tuple[Path, ...], out: Path, **options: Any) -> None:
     if options["slide"] is not None and len(paths) != 1:
         raise SettingsError(f"--slide: is one slide for {len(paths)} files; pass --slides with their folder")
     coordinates, unread = _read_all(paths)
-    pairs = _pair(
+    pairs, unmatched = _pair(
         coordinates, **{key: options[key] for key in ("slide", "slides", "recursive", "slide_mpp", "annotations")}
     )
     make_folder(out)
-    rows = [_failed_row(name, str(error)) for name, error in unread]
+    rows = [_failed_row(name, str(error)) for name, error in [*unread, *unmatched]]
     rows += _import_all(pairs, out, request, options)
     reasons = [row[-1] for row in rows if row[1] == "failed"]
     if reasons and len(paths) == 1:
@@ -160,11 +160,14 @@ def _pair(
     recursive: bool,
     slide_mpp: float | None,
     annotations: Path | None,
-) -> list[ImportPair]:
+) -> tuple[list[ImportPair], list[tuple[str, SimTripletError]]]:
     """Find the slide of every file.
 
+    Returns:
+        Files with their slides, and the name and the error of each file without one.
+
     Raises:
-        SettingsError: if a slide is missing, or two files are of one.
+        SettingsError: if there is no slide for any file, or two files are of one.
     """
     if (slide is None) == (slides is None):
         raise SettingsError("slides: pass --slide with one file, or --slides with a folder or manifest")
@@ -173,7 +176,14 @@ def _pair(
     jobs = collect_jobs([source], annotations=annotations, slide_mpp=slide_mpp, recursive=recursive)
     if slide is not None and len(jobs) != 1:
         raise SettingsError(f"--slide '{slide}': holds {len(jobs)} slides; pass it as --slides")
-    pairs = [ImportPair(given, jobs[0] if slide is not None else _job_of(given, jobs, source)) for given in coordinates]
+    pairs, unmatched = [], []
+    for given in coordinates:
+        try:
+            pairs.append(ImportPair(given, jobs[0] if slide is not None else _job_of(given, jobs, source)))
+        except SettingsError as error:
+            unmatched.append((given.path.stem, error))
+    if not pairs:
+        raise unmatched[0][1]
     files: dict[str, Path] = {}
     for pair in pairs:
         first = files.setdefault(pair.job.slide_id, pair.coordinates.path)
@@ -181,7 +191,7 @@ def _pair(
             raise SettingsError(
                 f"slide id {pair.job.slide_id!r}: both '{first}' and '{pair.coordinates.path}' are of it; pass one of them"
             )
-    return pairs
+    return pairs, list(unmatched)
 
 
 def _job_of(given: TileCoordinates, jobs: Sequence[SlideJob], source: Path) -> SlideJob:

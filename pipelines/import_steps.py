@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from simtriplet.evaluate.feature_array import write_features
 from simtriplet.pipelines.slide_worker import SlideWorker, SlowTell, Tell
 from simtriplet.pipelines.worker_pool import Lost, WorkerPool
-from simtriplet.wsi.errors import AnnotationError, SimTripletError, StoreError
+from simtriplet.wsi.errors import AnnotationError, SimTripletError, StoreError, StoreExistsError
 from simtriplet.wsi.folder_hold import remove_leftover
 from simtriplet.wsi.h5_coordinates import TileCoordinates, check_h5_features, read_h5_features
 from simtriplet.wsi.reach import is_file
@@ -120,9 +122,14 @@ class _Import:
         )
         if source is not None and self.features is not None:
             store = TileStore(self.out / f"{summary.slide_id}{STORE_SUFFIX}")
+            found = read_h5_features(source, store.base_xy())
             if summary.status == "ok" or not _has_features(store, self.features.name):
-                found = read_h5_features(source, store.base_xy())
                 write_features(store, self.features.name, found, {"imported_from": source.name})
+            elif not np.array_equal(store.features(self.features.name), found, equal_nan=True):
+                raise StoreExistsError(
+                    f"store '{store.path.name}': has other features {self.features.name!r}; pass --existing replace, or give these "
+                    "another name with --features"
+                )
         return summary
 
 

@@ -136,4 +136,4 @@ class Cohort:
 
 def _encoder_of(store: TileStore, features: str) -> str:
     """Return what tells features of this name from later ones of the same name."""
-    return str(store.feature_attributes(features.removeprefix("X_")).get("encoder_hash"))
+    return store.features_id(features.removeprefix("X_"))

@@ -292,6 +292,10 @@ def _store_difference(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping
         if slide not in old:
             return f"was begun without slide {slide!r}"
         for key, what in _STORE_PARTS.items():
+            if (
+                key == "features" and old[slide].get(key) == "None"
+            ):  # of an earlier version, of features that were imported
+                continue
             if old[slide].get(key) != new[slide].get(key):
                 return f"was begun with {what} of slide {slide!r}"
     return ""

@@ -101,8 +101,7 @@ class GateSpec:
             raise NeighbourError(
                 f"store '{store.path.name}': has no features {name!r} (known: {known}); run simtriplet embed first"
             )
-        encoder = store.feature_attributes(name).get("encoder_hash")
-        return {"similar_to": f"X_{name}", **({"similar_to_encoder": str(encoder)} if encoder else {})}
+        return {"similar_to": f"X_{name}", "similar_to_encoder": store.features_id(name)}
 
 
 def _open_border_gate(store: TileStore, annotations: Path) -> PairGate:

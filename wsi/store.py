@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
+from simtriplet.wsi.content_id import content_id
 from simtriplet.wsi.errors import NeighbourError, StoreError, UnreachableError
 from simtriplet.wsi.images import TileImages, context_name
 from simtriplet.wsi.metadata import CHECKSUM, DAMAGE
@@ -277,6 +278,15 @@ class TileStore:
                 f"store '{self.path.name}': features {name!r} are of older tiles; run simtriplet embed again"
             )
         return features
+
+    def features_id(self, name: str) -> str:
+        """Return what tells features from others of one name: the SHA-256 of their encoder, of themselves where it is not known.
+
+        Raises:
+            StoreError: if there are none of that name, or they are damaged or of other tiles.
+        """
+        encoder = self.feature_attributes(name).get("encoder_hash")
+        return str(encoder) if encoder else content_id({}, {"features": self.features(name)})
 
     def feature_attributes(self, name: str) -> dict[str, Any]:
         """Return what `embed` recorded beside the features: encoder, checkpoint hash, patients it was trained on."""

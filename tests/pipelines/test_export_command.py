@@ -133,6 +133,25 @@ def test_coordinates_and_features_come_in(
     assert "has no dataset 'features'" in failure(program(*words, status=1))
     assert not list((tmp_path / "none").glob("*.zarr")), "hours of reading before that is told"
     (tmp_path / "bare.h5").unlink()
+    skip = (
+        "import",
+        one,
+        "--slides",
+        cohort,
+        "--out",
+        out,
+        "--features",
+        "theirs",
+        "--codec",
+        "jpeg",
+        "--existing",
+        "skip",
+    )
+    assert "skipped" in program(*skip).stdout
+    with h5py.File(one, "a") as file:
+        file["features"][0, 2] = 7
+    line = failure(program(*skip, status=1))
+    assert "has other features 'theirs'; pass --existing replace, or give these another name with --features" in line
     line = failure(program("import", one, "--slide", slide, "--out", out, status=1))
     assert "exists already; pass --existing skip or --existing replace" in line
     line = failure(program("import", tmp_path, "--slide", slide, "--out", out, status=1))
@@ -155,9 +174,13 @@ def test_coordinates_and_features_come_in(
     assert lines[0][-1].endswith("bare.h5': names no tiles; leave the slide out")
     assert failure(ended) == "Error: 2 of 3 slides failed; the table says why"
     (other / "bare.h5").unlink()
-    (other / "good.h5").unlink()
     with h5py.File(other / "unknown.h5", "a") as file:
         file["coords"].attrs["name"] = "unknown"
+    ended = program("import", other, "--slides", cohort, "--out", tmp_path / "three", status=1)
+    assert "is called 'unknown'" in ended.stdout
+    assert failure(ended) == "Error: 1 of 2 slides failed; the table says why"
+    assert [store.slide_id for store in open_stores([tmp_path / "three"])] == ["patient02-slide1"]
+    (other / "good.h5").unlink()
     line = failure(program("import", other, "--slides", cohort, "--out", out, status=1))
     assert "no slide in" in line
     assert "is called 'unknown'" in line

@@ -181,6 +181,20 @@ def test_features_of_another_encoder_are_refused_on_resuming(stores, make_settin
         pretrain(again, make_settings(*EVERYTHING), tmp_path / "run", resume=True)
 
 
+def test_other_features_that_were_imported_are_refused_on_resuming(stores, make_settings, tmp_path):
+    """Of these no encoder is known; what they are tells them apart."""
+    values = stores[0].features("seen")
+    write_features(stores[0], "seen", values, {"imported_from": "a.h5"})
+    pretrain([type(store)(store.path) for store in stores], make_settings(*EVERYTHING), tmp_path / "run")
+    write_features(stores[0], "seen", values, {"imported_from": "a.h5"})
+    again = [type(store)(store.path) for store in stores]
+    assert pretrain(again, make_settings(*EVERYTHING), tmp_path / "run", resume=True).finished
+    write_features(stores[0], "seen", values + 1, {"imported_from": "a.h5"})
+    again = [type(store)(store.path) for store in stores]
+    with pytest.raises(TrainingError, match="other features for the pair weights of slide 'a'"):
+        pretrain(again, make_settings(*EVERYTHING), tmp_path / "run", resume=True)
+
+
 def test_barlow_learns_what_tells_the_textures_apart(store_factory, make_settings, tmp_path):
     stores = [store_factory(name, rows=8, cols=8, seed=seed) for seed, name in enumerate("ab")]
     settings = make_settings(

@@ -15,6 +15,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simtriplet.evaluate.feature_array import write_features
 from simtriplet.wsi.codec import make_codec
 from simtriplet.wsi.errors import NeighbourError, StoreError, StoreVersionError
 from simtriplet.wsi.store import TABLE, TileStore, find_stores, open_stores
@@ -208,6 +209,21 @@ class TestWriting:
                 ids.append(writer.finish(rest).attributes["tiles_id"])
         assert ids[0] == ids[1]
         assert len(set(ids)) == 5
+
+    def test_features_without_an_encoder_are_known_by_themselves(self, store_factory: Any) -> None:
+        store = store_factory()
+        values = np.arange(96, dtype=np.float32).reshape(24, 4)
+        ids = []
+        for features, attributes in (
+            (values, {}),
+            (values, {}),
+            (values + 1, {}),
+            (values + 1, {"encoder_hash": "abc"}),
+        ):
+            write_features(store, "f", features, attributes)
+            ids.append(TileStore(store.path).features_id("f"))
+        assert ids[0] == ids[1] != ids[2]
+        assert ids[3] == "abc"
 
     def test_shards_may_come_in_any_order(self, tmp_path: Path) -> None:
         tiles = np.random.default_rng(0).integers(0, 256, (150, 8, 8, 3), dtype=np.uint8)
