@@ -9,6 +9,7 @@ from pathlib import Path
 
 from simtriplet.wsi.errors import AnnotationError
 from simtriplet.wsi.metadata import read_regular_file
+from simtriplet.wsi.missing_values import MISSING, PERHAPS_MISSING
 from simtriplet.wsi.registry import nearest_name
 
 __all__ = ["LabelRow", "read_label_file"]
@@ -18,8 +19,6 @@ logger = logging.getLogger(__name__)
 _MOST_BYTES = 1 << 29
 SLIDE_COLUMN = "slide_id"
 DEFAULT_PATIENT_COLUMN = "patient_id"
-_MISSING = frozenset({"nan", "<na>", "#n/a", "null"})
-_PERHAPS_MISSING = frozenset({"na", "n/a", "none"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,16 +153,16 @@ def _refuse_missing_values(file: Path, rows: Sequence[LabelRow]) -> None:
     doubtful: dict[str, int] = {}
     for row in rows:
         name = (row.label or "").lower()
-        if (row.patient_id or "").lower() in _MISSING:
+        if (row.patient_id or "").lower() in MISSING | PERHAPS_MISSING:
             raise AnnotationError(
                 f"label file '{file}', line {row.line}: {row.patient_id!r} is what some programs write for no patient; fill it in"
             )
-        if name in _MISSING:
+        if name in MISSING:
             raise AnnotationError(
                 f"label file '{file}', line {row.line}: {row.label!r} is what some programs write for no label; leave the cell "
                 "empty, or give the class another name"
             )
-        if name in _PERHAPS_MISSING:
+        if name in PERHAPS_MISSING:
             doubtful.setdefault(str(row.label), row.line)
     for label, line in doubtful.items():
         logger.warning(

@@ -1,5 +1,6 @@
 """The files of a slide's predictions: GeoJSON, a CSV of probabilities and the classes drawn on the thumbnail."""
 
+import csv
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,14 +13,15 @@ from simtriplet.evaluate.figure import SOFTWARE
 from simtriplet.evaluate.labels import tile_ids
 from simtriplet.evaluate.overlay import draw_classes
 from simtriplet.evaluate.prediction import SlidePrediction
-from simtriplet.evaluate.prediction_polygons import prediction_geojson
+from simtriplet.evaluate.prediction_polygons import GEOJSON_START, prediction_geojson
 from simtriplet.wsi.errors import EvaluationError
-from simtriplet.wsi.export_marks import begins_with, is_own_geojson
+from simtriplet.wsi.export_marks import begins_with
 from simtriplet.wsi.store import TileStore
 
 __all__ = ["check_file_name", "refuse_foreign_files", "write_prediction"]
 
 _COLUMNS = ("slide_id", "tile_id", "x", "y", "predicted")
+_PROBABILITY = "probability_"
 _LONGEST_BYTES = 200  # file systems take 255, with the ending
 
 
@@ -77,8 +79,20 @@ def check_file_name(slide_id: str) -> str:
     return slide_id
 
 
+def _is_own_geojson(path: Path) -> bool:
+    return begins_with(path, GEOJSON_START)
+
+
 def _is_own_csv(path: Path) -> bool:
-    return begins_with(path, ",".join(_COLUMNS))
+    """Tell whether a table has the columns of predictions and no other, which somebody would have added."""
+    if not begins_with(path, ",".join(_COLUMNS)):
+        return False
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header = next(csv.reader(file))
+    except (OSError, ValueError, csv.Error):
+        return False
+    return all(name.startswith(_PROBABILITY) for name in header[len(_COLUMNS) :])
 
 
 def _is_own_png(path: Path) -> bool:
@@ -91,11 +105,11 @@ def _is_own_png(path: Path) -> bool:
         return False
 
 
-_IS_OWN = {"geojson": is_own_geojson, "csv": _is_own_csv, "png": _is_own_png}
+_IS_OWN = {"geojson": _is_own_geojson, "csv": _is_own_csv, "png": _is_own_png}
 
 
 def _rows(store: TileStore, prediction: SlidePrediction) -> Iterator[Sequence[object]]:
-    yield *_COLUMNS, *(f"probability_{name}" for name in prediction.classes)
+    yield *_COLUMNS, *(f"{_PROBABILITY}{name}" for name in prediction.classes)
     names = (prediction.classes[code] for code in prediction.codes.tolist())
     columns = tile_ids(store).tolist(), store.base_xy().tolist(), names, prediction.probabilities.tolist()
     for tile_id, (x, y), name, shares in zip(*columns, strict=True):

@@ -10,10 +10,12 @@ import shapely
 
 from simtriplet.evaluate.palette import class_colours
 from simtriplet.evaluate.prediction import SlidePrediction
-from simtriplet.wsi.export_marks import GEOJSON_START
 from simtriplet.wsi.store import TileStore
 
-__all__ = ["prediction_geojson", "tile_boxes"]
+__all__ = ["GEOJSON_START", "prediction_geojson", "tile_boxes"]
+
+GEOJSON_START = '{"type": "FeatureCollection", "generator": "SimTriplet predict", "features": ['
+"""By which predict knows its own files."""
 
 _SNAP_PX = 1.5
 """Lattice positions are rounded once, so that edges which are one may lie this far apart, level-0 pixels."""

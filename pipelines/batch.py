@@ -67,7 +67,8 @@ class _Tile:
 
 def _without_folders(reason: str, job: SlideJob) -> str:
     """Name files without their folders: the summary may be passed on, and names no place of this machine."""
-    return _QUOTED_PATH.sub(r"'\1'", reason.replace(f"{job.path.parent}/", ""))
+    folder = re.compile(rf"(?<![\w./-]){re.escape(str(job.path.parent))}/")
+    return _QUOTED_PATH.sub(r"'\1'", folder.sub("", reason))
 
 
 @dataclass(frozen=True, slots=True)

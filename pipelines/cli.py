@@ -111,8 +111,7 @@ def cli(verbose: int, quiet: bool, log_format: LogFormat) -> None:
     if log_format == "json":
         logging.getLogger().handlers[0].setFormatter(JsonFormatter())
     speaks = int(os.environ.get("RANK", "0")) == 0  # of several processes that torchrun started, one warns
-    silent = (quiet and not verbose) or (not speaks and verbose < 2)
-    logging.getLogger("simtriplet").setLevel(logging.ERROR if silent else level)
+    logging.getLogger("simtriplet").setLevel(level if speaks or verbose > 1 else logging.ERROR)
     if verbose < 2:
         # libraries speak up only when debugging; what a user must know is said by this program
         for name in ("tifffile", "distributed", "PIL", "matplotlib", "asyncio"):

@@ -14,6 +14,7 @@ from simtriplet.pipelines.slide_files import SLIDE_SUFFIXES, find_slides, one_pe
 from simtriplet.wsi.annotation_file import find_annotation
 from simtriplet.wsi.errors import AnnotationError, SettingsError, UnreachableError
 from simtriplet.wsi.metadata import read_regular_file
+from simtriplet.wsi.missing_values import MISSING, PERHAPS_MISSING
 from simtriplet.wsi.reach import exists, is_folder, leads_to_folder
 from simtriplet.wsi.registry import nearest_name
 from simtriplet.wsi.slide import refuse_no_file
@@ -121,6 +122,11 @@ def _manifest_job(manifest: Path, line: int, row: dict[str, str | None]) -> Slid
     file, slide_id, patient_id, label, mpp = ((row.get(column) or "").strip() for column in COLUMNS)
     if not file or "\0" in file:
         raise SettingsError(f"manifest '{manifest}' line {line}: has no path; fill it in")
+    for what, value, names in (("patient", patient_id, MISSING | PERHAPS_MISSING), ("label", label, MISSING)):
+        if value.lower() in names:
+            raise SettingsError(
+                f"manifest '{manifest}' line {line}: {value!r} is what some programs write for no {what}; leave the cell empty"
+            )
     slide = manifest.parent / file
     try:
         return SlideJob(

@@ -55,8 +55,9 @@ class Safeguards:
         self.run, self.folder, self.best, self.warning_level = settings.run, folder, best, warning_level
         self.dim = settings.model.projector_dim
         self._allowed = _SKIPS_OF_SCALING if precision == "fp16" else 0
-        self._steadier = ["lower optimiser.base_lr", "lengthen optimiser.warmup_epochs"]
-        self._steadier += [] if precision == "fp32" else ["use run.precision=fp32"]
+        steadier = ["lower optimiser.base_lr", "lengthen optimiser.warmup_epochs"]
+        steadier += [] if precision == "fp32" else ["use run.precision=fp32"]
+        self._steadier = f"{', '.join(steadier[:-1])} or {steadier[-1]} in another folder"
         self.watch = CollapseWatch(
             dim=self.dim,
             warmup_steps=schedule.warmup_steps,
@@ -85,10 +86,10 @@ class Safeguards:
         """
         if skipped_in_a_row >= _SKIPS_IN_A_ROW:
             what = f"steps up to {step}: {skipped_in_a_row} in a row had a loss or gradient that is not finite"
-            raise TrainingError(f"{what}; {self._cure()} (last good checkpoint: {self._good_checkpoint(step)})")
+            raise TrainingError(f"{what}; {self._steadier} (last good checkpoint: {self._good_checkpoint(step)})")
         if bad is not None and self.run.on_nan == "stop":
             what = f"{bad.what} of step {bad.step}: is not finite"
-            cure = self._cure("leave such steps out with --on-nan skip")
+            cure = f"{self._steadier}, or go on with --resume --on-nan skip"
             raise TrainingError(f"{what}; {cure} (last good checkpoint: {self._good_checkpoint(bad.step)})")
 
     def check_end(self, step: int, *, skipped: int, skipped_in_a_row: int) -> None:
@@ -107,12 +108,8 @@ class Safeguards:
         last = f", the last {skipped_in_a_row} among them" if skipped_in_a_row else ""
         raise TrainingError(
             f"{skipped} of {step} steps had a loss or gradient that is not finite and changed nothing{last}: this is no encoder; "
-            f"{self._cure()} (last good checkpoint: {self._good_checkpoint(step)})"
+            f"{self._steadier} (last good checkpoint: {self._good_checkpoint(step)})"
         )
-
-    def _cure(self, *more: str) -> str:
-        *others, last = [*self._steadier, *more]
-        return f"{', '.join(others)} or {last}"
 
     def check_weights(self, step: int, *, finite: bool) -> None:
         """Look at what is about to be written.
@@ -122,7 +119,7 @@ class Safeguards:
         """
         if not finite:
             raise TrainingError(
-                f"weights after step {step}: are not finite, and are not saved; {self._cure()} "
+                f"weights after step {step}: are not finite, and are not saved; {self._steadier} "
                 f"(last good checkpoint: {self._good_checkpoint(step)})"
             )
 
@@ -165,7 +162,7 @@ class Safeguards:
     def _collapse(self, what: str, found: str, since: int) -> TrainingError:
         return TrainingError(
             f"{what} since step {since}: {found}; try a lower optimiser.base_lr, a longer optimiser.warmup_epochs or "
-            "objective.name=vicreg, or go on with --resume and run.on_collapse=warn "
+            "objective.name=vicreg in another folder, or go on with --resume and run.on_collapse=warn "
             f"(last good checkpoint: {self._good_checkpoint(since)})"
         )
 

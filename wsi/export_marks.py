@@ -8,14 +8,14 @@ from simtriplet.wsi.interop_package import interop_package
 
 __all__ = ["GEOJSON_START", "begins_with", "is_own_geojson", "is_own_h5ad", "is_own_parquet", "is_own_spatialdata"]
 
-GEOJSON_START = '{"type": "FeatureCollection", "generator": "SimTriplet", "features": ['
+GEOJSON_START = '{"type": "FeatureCollection", "generator": "SimTriplet export", "features": ['
 """RFC 7946 lets a collection say more than its features, and readers pass over what they do not know."""
 
 _MARK = "simtriplet"
 
 
 def is_own_geojson(path: Path) -> bool:
-    """Tell whether a file is GeoJSON that this program wrote; no other file, folder or device is."""
+    """Tell whether a file is GeoJSON that an export wrote; no other file, folder or device is."""
     return begins_with(path, GEOJSON_START)
 
 

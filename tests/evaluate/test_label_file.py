@@ -56,6 +56,8 @@ def test_what_may_be_a_class_or_nothing_is_told_once(tmp_path, caplog, label):
     assert [row.label for row in read(tmp_path, "benign", label, label)] == ["benign", label, label]
     (record,) = caplog.records
     assert f"line 3: {label!r} is taken for a class" in record.getMessage()
+    with pytest.raises(AnnotationError, match=f"line 3: '{label}' is what some programs write for no patient"):
+        read(tmp_path, "benign", "tumour", patients=["a", label])
 
 
 def test_one_number_in_two_ways_is_no_two_classes(tmp_path, caplog):

@@ -198,7 +198,7 @@ def test_a_slide_without_tiles_gives_empty_files(store_factory, saved, tmp_path)
     files = write_prediction(tmp_path, store, predict_slide(store, saved))
     assert json.loads(files[0].read_text()) == {
         "type": "FeatureCollection",
-        "generator": "SimTriplet",
+        "generator": "SimTriplet predict",
         "features": [],
     }
 

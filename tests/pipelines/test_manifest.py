@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from simtriplet.pipelines.manifest import collect_jobs
+from simtriplet.pipelines.manifest import collect_jobs, read_manifest
 from simtriplet.wsi.dicom_frames import refuse_lying_frames
 from simtriplet.wsi.errors import SettingsError, SlideOpenError
 
@@ -127,3 +127,17 @@ def test_files_that_are_no_dicom_slides_are_left_to_their_own_turn(tmp_path: Pat
     assert found == ["deflated-1", "deflated-2", "nested", "pipe", "plain-1"]
     with pytest.raises(SlideOpenError, match="it is deflated as a whole, which no slide is"):
         refuse_lying_frames(tmp_path / "deflated-1.dcm")
+
+
+@pytest.mark.parametrize(
+    ("cells", "what"), [("nan,", "patient"), ("NA,", "patient"), (",NaN", "label"), (",null", "label")]
+)
+def test_what_other_programs_write_for_nothing_is_no_name(tmp_path: Path, cells: str, what: str) -> None:
+    """All slides with it would be one patient's."""
+    (tmp_path / "m.csv").write_text(f"path,patient_id,label\na.svs,,\nb.svs,{cells}\n")
+    with pytest.raises(
+        SettingsError, match=f"line 3: .* is what some programs write for no {what}; leave the cell empty"
+    ):
+        read_manifest(tmp_path / "m.csv")
+    (tmp_path / "m.csv").write_text("path,patient_id,label\na.svs,,NA\n")
+    assert read_manifest(tmp_path / "m.csv")[0].label == "NA"

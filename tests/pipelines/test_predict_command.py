@@ -64,6 +64,7 @@ def test_a_warning_of_every_slide_is_given_once_and_counted(
         f"slide 'patient{number:02d}-slide1': the head has learnt from this patient's labels" for number in range(1, 5)
     ]
     assert warnings() == [learnt[0], "3 more warnings of this kind; -v shows them"]
+    assert warnings("-q") == warnings()
     assert warnings("-v") == learnt
 
 
@@ -84,7 +85,7 @@ def test_predict_writes_maps_that_read_back(program: Run, stores: Path, head: Pa
     assert 0 < len(merged) < len(TileStore(stores / "patient01-slide1.tiles.zarr"))
 
 
-@pytest.mark.parametrize("ending", ["geojson", "csv", "png"])
+@pytest.mark.parametrize("ending", ["geojson", "export.geojson", "csv", "column.csv", "png"])
 def test_predict_replaces_its_own_files_and_no_others(
     program: Run, failure: Failure, stores: Path, head: Path, tmp_path: Path, ending: str
 ) -> None:
@@ -95,10 +96,16 @@ def test_predict_replaces_its_own_files_and_no_others(
     before = {file.name: file.read_bytes() for file in maps.iterdir()}
     program(*command)
     assert {file.name: file.read_bytes() for file in maps.iterdir()} == before
-    theirs = maps / f"patient03-slide1.{ending}"
+    theirs = maps / f"patient03-slide1.{ending.rpartition('.')[2]}"
     drawn = io.BytesIO()
     Image.new("RGB", (8, 8)).save(drawn, "png")
-    contents = {"geojson": b'{"type": "FeatureCollection", "features": []}', "csv": b"x,y,class\n1,2,tumour\n"}
+    program("export", stores, "--to", "geojson", "--out", tmp_path / "exported")
+    contents = {
+        "geojson": b'{"type": "FeatureCollection", "features": []}',
+        "export.geojson": (tmp_path / "exported" / theirs.name).read_bytes() if "geo" in ending else b"",
+        "csv": b"x,y,class\n1,2,tumour\n",
+        "column.csv": before.get(theirs.name, b"").replace(b"\n", b",checked\n", 1),
+    }
     theirs.write_bytes(contents.get(ending, drawn.getvalue()))
     before[theirs.name] = theirs.read_bytes()
     line = failure(program(*command, "--per-tile", status=1))

@@ -16,7 +16,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from simtriplet.pipelines.batch import _not_twice, _Tile, _tile_on_worker
+from simtriplet.pipelines.batch import _not_twice, _Tile, _tile_on_worker, _without_folders
 from simtriplet.wsi.geometry import TilingSpec
 from simtriplet.wsi.store import find_stores
 from simtriplet.wsi.synthetic import SyntheticSlideSpec, draw_slide
@@ -317,6 +317,15 @@ def cluster(tmp_path: Path, plugin: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow
+def test_a_reason_names_files_without_their_folders_and_is_whole_otherwise() -> None:
+    job = SlideJob(Path("s/a.svs"), "a")
+    said = "store 'o/stores/a.tiles.zarr': slide 's/a.svs' is bad; see s/a.svs, /data/s/a.svs and as/a.svs"
+    assert (
+        _without_folders(said, job)
+        == "store 'a.tiles.zarr': slide 'a.svs' is bad; see a.svs, /data/s/a.svs and as/a.svs"
+    )
+
+
 def test_a_slide_of_a_worker_that_died_when_it_was_done_is_done(slide: Path, tmp_path: Path) -> None:
     """The scheduler gives it to another worker, whose own store of before it is not."""
     task = _Tile(tmp_path, TileRequest(tiling=TilingSpec(mpp=1.0, size_px=64)), "error", None, tells_room=False)
