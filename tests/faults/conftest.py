@@ -290,7 +290,7 @@ def torture(zygote: Any, rules: Rules) -> Callable[..., int]:
 
 
 @pytest.fixture(scope="session")
-def kill_at_writes(zygote: Any, rules: Rules) -> Callable[..., int]:
+def kill_at_writes(zygote: Any, rules: Rules) -> Callable[..., tuple[int, int]]:
     """Kill a command before a write, a rename or a removal of its own: where a kill hurts, which random moments rarely hit."""
 
     def kill(
@@ -300,8 +300,12 @@ def kill_at_writes(zygote: Any, rules: Rules) -> Callable[..., int]:
         *,
         n_writes: int | None = None,
         seed: int = 0,
-    ) -> int:
-        """Kill before writes that are spread over all of the command's, the last ones always among them; return how many hit."""
+    ) -> tuple[int, int]:
+        """Kill before writes that are spread over all of the command's, the last ones always among them.
+
+        Returns:
+            How many hit, and how many were tried: a command has so many writes and no more.
+        """
         if n_writes is None:
             folder, command = begin(0)
             n_writes = zygote.n_writes(folder, *command)
@@ -310,7 +314,8 @@ def kill_at_writes(zygote: Any, rules: Rules) -> Callable[..., int]:
         last = range(max(1, n_writes - n_kills // 4), n_writes + 1)
         others = [number for number in range(1, n_writes + 1) if number not in last]
         chosen = random.Random(seed).sample(others, min(len(others), n_kills - len(last)))
-        for number in sorted([*chosen, *last]):
+        numbers = sorted([*chosen, *last])
+        for number in numbers:
             folder, command = begin(number)
             ended = zygote.run(*command, writes_below=folder, die_at=number)
             assert ended.status in (0, -signal.SIGKILL), ended.said  # threads do not write in the same order each time
@@ -321,6 +326,6 @@ def kill_at_writes(zygote: Any, rules: Rules) -> Callable[..., int]:
             assert rules.leftovers(folder) == [], number
             compare(folder)
             shutil.rmtree(folder)
-        return hits
+        return hits, len(numbers)
 
     return kill
