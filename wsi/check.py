@@ -298,7 +298,9 @@ def _check_added(store: TileStore, known: list[Problem]) -> list[Problem]:
             problems.append(Problem(part, str(error)))
             continue
         if made_for not in (None, store.attributes["tiles_id"]):
-            problems.append(Problem(part, f"features {name}: are of older tiles; run simtriplet embed again"))
+            problems.append(
+                Problem(part, f"features {name}: are of older tiles; run simtriplet embed, or import, again")
+            )
     return problems
 
 

@@ -40,7 +40,7 @@ class SimilarityGate:
     ) -> None:
         if len(features) != len(candidates.indptr) - 1 or not np.isfinite(features).all():
             raise NeighbourError(
-                f"features of shape {features.shape}: must be finite numbers, one row a tile; run simtriplet embed again"
+                f"features of shape {features.shape}: must be finite, one row a tile; run simtriplet embed, or import, again"
             )
         norms = np.linalg.norm(features, axis=1, keepdims=True)
         self._unit = features / np.where(norms > 0, norms, 1)

@@ -267,7 +267,7 @@ class TileStore:
             raise StoreError(
                 f"store '{self.path.name}': has no features {name!r} (known: {known}); run simtriplet embed"
             )
-        with self._reading(f"features {name!r}", cure="run simtriplet embed again"):
+        with self._reading(f"features {name!r}", cure="run simtriplet embed, or import, again"):
             found = read_array(self._part(f"{TABLE}/obsm", "the table"), f"X_{name}", n_rows=len(self))
             if found.ndim != 2 or found.dtype.kind != "f":
                 raise TypeError(f"they are {found.dtype} of shape {found.shape}")
@@ -275,7 +275,7 @@ class TileStore:
         made_for = self.feature_attributes(name).get("tiles_id", self.attributes["tiles_id"])
         if made_for != self.attributes["tiles_id"]:
             raise StoreError(
-                f"store '{self.path.name}': features {name!r} are of older tiles; run simtriplet embed again"
+                f"store '{self.path.name}': features {name!r} are of older tiles; run simtriplet embed, or import, again"
             )
         return features
 
@@ -290,7 +290,7 @@ class TileStore:
 
     def feature_attributes(self, name: str) -> dict[str, Any]:
         """Return what `embed` recorded beside the features: encoder, checkpoint hash, patients it was trained on."""
-        with self._reading(f"features {name!r}", cure="run simtriplet embed again"):
+        with self._reading(f"features {name!r}", cure="run simtriplet embed, or import, again"):
             attributes = dict(self._part(f"{TABLE}/obsm", "the table")[f"X_{name}"].attrs)
         attributes.pop(CHECKSUM, None)
         return attributes

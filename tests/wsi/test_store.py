@@ -355,13 +355,15 @@ class TestFeatures:
 
     def test_features_of_older_tiles_are_refused(self, store: TileStore) -> None:
         store = self.add(store, tiles_id="of before")
-        with pytest.raises(StoreError, match=r"features 'net' are of older tiles; run simtriplet embed again"):
+        with pytest.raises(
+            StoreError, match=r"features 'net' are of older tiles; run simtriplet embed, or import, again"
+        ):
             store.features("net")
 
     def test_damaged_features_are_refused(self, store: TileStore) -> None:
         store = self.add(store)
         flip(store.path / TABLE / "obsm" / "X_net" / "c" / "0" / "0", 5)
-        with pytest.raises(StoreError, match=r"features 'net' is damaged .*; run simtriplet embed again"):
+        with pytest.raises(StoreError, match=r"features 'net' is damaged .*; run simtriplet embed, or import, again"):
             TileStore(store.path).features("net")
 
 
