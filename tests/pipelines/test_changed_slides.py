@@ -30,6 +30,7 @@ def make_recipe(folder: Path, cohort: Path, *lines: str) -> None:
         tiling = {{mpp = 1.0, size_px = 64}}
         pretrain.preset = "quick"
         evaluate.folds = 2
+        evaluate.protocol = "knn"
         embed.baseline = false
         """
     (folder / "recipe.toml").write_text("\n".join([*(line.strip() for line in text.splitlines()), *lines]))
