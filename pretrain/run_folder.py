@@ -134,8 +134,9 @@ class RunFolder:
         """
         if not os.path.lexists(self.checkpoint):
             return []
+        state = self._read_last()
         with understanding(self.checkpoint):
-            return [str(store["slide"]) for store in read_checkpoint(self.checkpoint)["stores"]]
+            return [str(store["slide"]) for store in state["stores"]]
 
     def close(self) -> None:
         """Let other processes use the folder."""

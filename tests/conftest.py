@@ -30,6 +30,17 @@ StoreFactory = Callable[..., TileStore]
 SHARED_DATA = Path(os.environ.get("SIMTRIPLET_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+LONGEST = (
+    "test_the_demo_as_it_is_learns",
+    "test_one_command_goes_from_published_files_to_tables_and_goes_on_where_it_stopped",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Take the longest tests first: begun last, they keep one core busy for minutes when all else is done."""
+    items.sort(key=lambda item: item.name not in LONGEST)
+
+
 @dataclass
 class Ended:
     """A command that has ended.
