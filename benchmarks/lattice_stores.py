@@ -10,10 +10,11 @@ import numpy.typing as npt
 
 from simtriplet.wsi.geometry import morton_order
 from simtriplet.wsi.store import FORMAT_VERSION, SCHEMA
-from simtriplet.wsi.zarr_files import write_group, write_mapping
+from simtriplet.wsi.zarr_files import write_array, write_group, write_mapping
 
 SIZE_PX, MPP, BAND_ROWS = 224, 0.5, 512
 _ANNDATA = {"encoding-type": "anndata", "encoding-version": "0.1.0"}
+_DATAFRAME = {"encoding-type": "dataframe", "encoding-version": "0.2.0"}
 
 
 def lattice_cells(n_tiles: int, *, seed: int = 0) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
@@ -33,7 +34,10 @@ def make_store(path: Path, n_tiles: int, *, seed: int = 0) -> None:
     path.mkdir(parents=True)
     table = write_group(write_group(path / "tables", {}) / "tiles", _ANNDATA)
     columns = {"row": row, "col": col, "tissue_id": row // BAND_ROWS, "tissue_fraction": np.ones(n_tiles, np.float32)}
-    for name, values in {"obs": columns, "obsm": {"spatial": centres}, "obsp": {}, "uns": {}}.items():
+    write_group(table / "obs", {**_DATAFRAME, "column-order": list(columns)})
+    for name, column in columns.items():
+        write_array(table / "obs" / name, column)
+    for name, values in {"obsm": {"spatial": centres}, "obsp": {}, "uns": {}}.items():
         write_mapping(table / name, values)
     record = {
         "schema": SCHEMA,
