@@ -12,7 +12,7 @@ from typing import Any
 from simtriplet.pipelines.slide_worker import SlideWorker, SlowTell, Tell
 from simtriplet.pipelines.tile_summary import Outcome
 from simtriplet.pipelines.worker_pool import Lost, WorkerPool
-from simtriplet.wsi.errors import SettingsError, SimTripletError
+from simtriplet.wsi.errors import SettingsError, SimTripletError, StoreMismatchError
 from simtriplet.wsi.folder_hold import remove_leftover
 from simtriplet.wsi.store import PARTIAL_SUFFIX, STORE_SUFFIX
 from simtriplet.wsi.survey import Room, estimate_batch, room_of_slide
@@ -58,7 +58,8 @@ class _Tile:
             )
             return Outcome(job.slide_id, replace(summary, status="ok") if self.makes_new else summary)
         except (SimTripletError, MemoryError) as error:
-            return Outcome(job.slide_id, None, _without_folders(str(error), job) or type(error).__name__)
+            reason = _without_folders(str(error), job) or type(error).__name__
+            return Outcome(job.slide_id, None, reason, is_mismatch=isinstance(error, StoreMismatchError))
         except Exception as error:  # a bug, or a reader's: this slide's own failure too
             log.debug("slide %s", job.slide_id, exc_info=True)
             what = _without_folders(" ".join(f"{type(error).__name__}: {error}".split()), job)

@@ -10,7 +10,6 @@ from simtriplet.evaluate.comparison import Comparison, ComparisonSettings
 from simtriplet.evaluate.comparison_measurement import compare_encoders
 from simtriplet.evaluate.comparison_table import headers, table_cells
 from simtriplet.pipelines.command_evaluate_checks import (
-    check_folder,
     check_label_options,
     parse_classes,
     read_test_patients,
@@ -19,7 +18,7 @@ from simtriplet.pipelines.command_evaluate_checks import (
 from simtriplet.pipelines.console import print_table, progress_bar, say
 from simtriplet.pipelines.model_steps import train_for_comparison
 from simtriplet.pipelines.options import AnyPath, quiet, stores_argument
-from simtriplet.pipelines.output_hold import holding
+from simtriplet.pipelines.output_hold import check_folder, holding
 from simtriplet.pipelines.repeated_warnings import each_warning_once
 from simtriplet.wsi.errors import SettingsError
 from simtriplet.wsi.store import open_stores

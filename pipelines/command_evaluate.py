@@ -18,7 +18,6 @@ from simtriplet.evaluate.saved_head import fit_result_head
 from simtriplet.evaluate.saved_head import save_head as write_head
 from simtriplet.evaluate.training_log import read_loss_curve
 from simtriplet.pipelines.command_evaluate_checks import (
-    check_folder,
     check_head_file,
     check_label_options,
     parse_classes,
@@ -28,7 +27,7 @@ from simtriplet.pipelines.command_evaluate_checks import (
 from simtriplet.pipelines.console import say
 from simtriplet.pipelines.model_steps import NETWORK_PROTOCOLS, evaluate_network, tell_result
 from simtriplet.pipelines.options import AnyPath, stores_argument
-from simtriplet.pipelines.output_hold import holding
+from simtriplet.pipelines.output_hold import check_folder, holding
 from simtriplet.pipelines.repeated_warnings import each_warning_once
 from simtriplet.pipelines.result_tables import print_label_curves
 from simtriplet.wsi.errors import SettingsError, UnknownNameError

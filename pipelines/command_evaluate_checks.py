@@ -1,17 +1,16 @@
 """What `evaluate`, `compare` and `predict` check of their options before anything is measured."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from simtriplet.evaluate.saved_head import load_head
+from simtriplet.pipelines.output_hold import check_folder
 from simtriplet.pipelines.patient_list import read_patients
-from simtriplet.wsi.errors import CheckpointError, EvaluationError, SettingsError
+from simtriplet.wsi.errors import CheckpointError, SettingsError
 from simtriplet.wsi.reach import exists
 from simtriplet.wsi.store import TileStore
 
 __all__ = [
-    "check_folder",
     "check_head_file",
     "check_label_options",
     "parse_classes",
@@ -72,22 +71,6 @@ def require_features(stores: Sequence[TileStore], names: Sequence[str]) -> None:
         for store in stores:
             if not store.features_exist(name):
                 store.features(name)  # says what there is
-
-
-def check_folder(out: Path, *, option: str = "--out") -> None:
-    """Fail before hours of work, rather than after them, where a folder cannot be made or written; make nothing.
-
-    Raises:
-        EvaluationError: if it cannot.
-    """
-    try:
-        place = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-        reason = "is a file" if not place.is_dir() else "may not be written"
-        usable = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
-    except OSError as error:
-        usable, place, reason = False, out, error.strerror or "is out of reach"
-    if not usable:
-        raise EvaluationError(f"output '{out}': cannot be written ('{place}' {reason}); choose another {option}")
 
 
 def check_head_file(head: Path, out: Path) -> None:

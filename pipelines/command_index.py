@@ -9,6 +9,7 @@ from click.core import ParameterSource
 from simtriplet.pipelines.console import say
 from simtriplet.pipelines.index_steps import IndexRequest, index_stores, report_neighbours
 from simtriplet.pipelines.options import AnyPath, quiet, stores_argument
+from simtriplet.pipelines.output_hold import check_folder
 from simtriplet.wsi.errors import SettingsError
 from simtriplet.wsi.store import open_stores
 
@@ -72,8 +73,6 @@ def index(stores: tuple[Path, ...], connectivity: str, report: Path | None, only
     request = IndexRequest(connectivity=int(connectivity), **options)
     opened = open_stores(stores)
     if report is not None:  # before an index is replaced
-        from simtriplet.pipelines.command_evaluate_checks import check_folder  # it imports scikit-learn, a second
-
         check_folder(report, option="--report")
     if not only_report:
         index_stores(opened, request, quiet=quiet())

@@ -8,10 +8,9 @@ import numpy as np
 from simtriplet.evaluate.prediction import SlidePrediction, predict_slide
 from simtriplet.evaluate.prediction_files import refuse_foreign_files, write_prediction
 from simtriplet.evaluate.saved_head import load_head
-from simtriplet.pipelines.command_evaluate_checks import check_folder
 from simtriplet.pipelines.console import print_table, progress_bar, say
 from simtriplet.pipelines.options import AnyPath, quiet, stores_argument
-from simtriplet.pipelines.output_hold import holding
+from simtriplet.pipelines.output_hold import check_folder, holding
 from simtriplet.pipelines.repeated_warnings import first_of_each_warning
 from simtriplet.wsi.store import open_stores
 

@@ -33,8 +33,6 @@ __all__ = ["FlowResult", "run_recipe"]
 log = logging.getLogger(__name__)
 
 _RUN = "pretrain"
-_REPLACE = "pass --existing replace"
-"""How `tile` refuses a store of another file or of other settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +123,7 @@ def _tile(recipe: Recipe, quiet: bool, begun: Collection[str] = ()) -> tuple[lis
     done = [asked.store_of(outcome.slide_id) for outcome in outcomes if outcome.summary is not None]
     done += asked.stores_without_slides(outcomes)
     n_failed = len(outcomes) - len(done)
-    refused = [outcome.slide_id for outcome in outcomes if outcome.reason.endswith(_REPLACE)]
+    refused = [outcome.slide_id for outcome in outcomes if outcome.is_mismatch]
     known = {path.name.removesuffix(STORE_SUFFIX) for path in done}
     back = asked.stores_of_run(set(begun) - known, refused=refused)
     if refused:

@@ -1,4 +1,4 @@
-"""An output folder belongs to one command at a time."""
+"""An output folder can be written, and belongs to one command at a time."""
 
 import contextlib
 import os
@@ -6,10 +6,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from simtriplet.pipelines.slide_steps import make_folder
-from simtriplet.wsi.errors import StoreError
+from simtriplet.wsi.errors import EvaluationError, StoreError
 from simtriplet.wsi.folder_hold import FolderHold
 
-__all__ = ["holding"]
+__all__ = ["check_folder", "holding"]
+
+
+def check_folder(out: Path, *, option: str = "--out") -> None:
+    """Fail before hours of work, rather than after them, where a folder cannot be made or written; make nothing.
+
+    Raises:
+        EvaluationError: if it cannot.
+    """
+    try:
+        place = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+        reason = "is a file" if not place.is_dir() else "may not be written"
+        usable = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+    except OSError as error:
+        usable, place, reason = False, out, error.strerror or "is out of reach"
+    if not usable:
+        raise EvaluationError(f"output '{out}': cannot be written ('{place}' {reason}); choose another {option}")
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import click
 
@@ -26,14 +26,10 @@ def first_of_each_warning() -> Iterator[None]:
         seen[kind] += 1
         return seen[kind] == 1
 
-    handlers = list(logging.getLogger().handlers)
-    for handler in handlers:
-        handler.addFilter(is_first)
     try:
-        yield
+        with _letting_pass(is_first):
+            yield
     finally:
-        for handler in handlers:
-            handler.removeFilter(is_first)
         for (name, _), count in seen.items():
             if count > 1:
                 logging.getLogger(name).warning("%d more warnings of this kind; -v shows them", count - 1)
@@ -51,11 +47,18 @@ def each_warning_once() -> Iterator[None]:
             return True
         return False
 
+    with _letting_pass(is_new):
+        yield
+
+
+@contextlib.contextmanager
+def _letting_pass(chosen: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
+    """Show no other records than the chosen ones."""
     handlers = list(logging.getLogger().handlers)
     for handler in handlers:
-        handler.addFilter(is_new)
+        handler.addFilter(chosen)
     try:
         yield
     finally:
         for handler in handlers:
-            handler.removeFilter(is_new)
+            handler.removeFilter(chosen)

@@ -109,9 +109,8 @@ def fall_silent() -> None:
     """Keep what a signal tore out of its making, such as zarr's event loop, from showing a traceback as it is thrown away."""
     sys.unraisablehook = lambda _: None
     warnings.simplefilter("ignore")
-    warnings.formatwarning = lambda *_, **__: (
-        ""
-    )  # which the end of a `catch_warnings` around it all does not bring back
+    # unlike the filter, this outlives the end of a `catch_warnings` around it all
+    warnings.formatwarning = lambda *_, **__: ""
 
 
 STOP = StopSignals(SAME_COMMAND)

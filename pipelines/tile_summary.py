@@ -19,11 +19,12 @@ SummaryRow = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one slide: a summary, or the reason of its failure."""
+    """What became of one slide: a summary, or the reason of its failure, and whether that is a store made otherwise."""
 
     slide_id: str
     summary: TilingSummary | None
     reason: str = ""
+    is_mismatch: bool = False
 
     @property
     def status(self) -> str:

@@ -28,6 +28,7 @@ class _Pairs(NamedTuple):
     graph: NeighbourGraph
     weights: npt.NDArray[np.float32] | None
     pairs_id: str
+    features_id: str | None
 
 
 class Cohort:
@@ -79,9 +80,10 @@ class Cohort:
         self._index, self._weighed = neighbours, tuple(pair_weights)
         self._features = similarity_features if "similarity" in pair_weights and neighbours is not None else None
         self._pairs = None if neighbours is None else self._read_pairs(neighbours)
-        self._pairs_ids = (
-            [None] * len(self.stores) if self._pairs is None else [pairs.pairs_id for pairs in self._pairs]
-        )
+        # kept for the checkpoints, each of which describes the stores: features of no known encoder are hashed for it
+        self._ids: list[tuple[str | None, str | None]] = [(None, None)] * len(self.stores)
+        if self._pairs is not None:
+            self._ids = [(pairs.pairs_id, pairs.features_id) for pairs in self._pairs]
 
     def _read_pairs(self, neighbours: str) -> list[_Pairs]:
         return [self._pairs_of(store, neighbours) for store in self.stores]
@@ -94,7 +96,9 @@ class Cohort:
         # distances are needed for weights only, and are most of an index
         bare = dataclasses.replace(graph, distances_um=np.zeros(0))
         # an index of an earlier version has no id of its pairs, only that of its build
-        return _Pairs(bare, weights, str(graph.rule.get("pairs_id", graph.rule.get("build_id"))))
+        pairs_id = str(graph.rule.get("pairs_id", graph.rule.get("build_id")))
+        features_id = None if self._features is None else store.features_id(self._features.removeprefix("X_"))
+        return _Pairs(bare, weights, pairs_id, features_id)
 
     def neighbour_draw(self, device: torch.device) -> NeighbourDraw | None:
         """Return the draw of neighbours, None where the objective uses none; the cohort lets go of what it has read for it."""
@@ -128,12 +132,7 @@ class Cohort:
                 "n_tiles": len(store),
                 "tiles_id": str(store.attributes["tiles_id"]),
                 "index": pairs_id,
-                "features": None if self._features is None else _encoder_of(store, self._features),
+                "features": features_id,
             }
-            for store, pairs_id in zip(self.stores, self._pairs_ids, strict=True)
+            for store, (pairs_id, features_id) in zip(self.stores, self._ids, strict=True)
         ]
-
-
-def _encoder_of(store: TileStore, features: str) -> str:
-    """Return what tells features of this name from later ones of the same name."""
-    return store.features_id(features.removeprefix("X_"))

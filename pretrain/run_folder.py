@@ -127,13 +127,11 @@ class RunFolder:
             )
 
     def begun_with(self) -> list[str]:
-        """Return the ids of the slides that the run was begun with; none where it has no checkpoint.
+        """Return the ids of the slides that the run was begun with.
 
         Raises:
-            CheckpointError: if its checkpoint is damaged.
+            CheckpointError: if its checkpoint is missing or damaged.
         """
-        if not os.path.lexists(self.checkpoint):
-            return []
         state = self._read_last()
         with understanding(self.checkpoint):
             return [str(store["slide"]) for store in state["stores"]]
@@ -293,10 +291,7 @@ def _store_difference(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping
         if slide not in old:
             return f"was begun without slide {slide!r}"
         for key, what in _STORE_PARTS.items():
-            if (
-                key == "features" and old[slide].get(key) == "None"
-            ):  # of an earlier version, of features that were imported
-                continue
-            if old[slide].get(key) != new[slide].get(key):
+            was_unknown = key == "features" and old[slide].get(key) == "None"  # features imported in an earlier version
+            if not was_unknown and old[slide].get(key) != new[slide].get(key):
                 return f"was begun with {what} of slide {slide!r}"
     return ""

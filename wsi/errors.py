@@ -67,6 +67,10 @@ class StoreExistsError(StoreError, FileExistsError):
     """The output exists and the caller asked not to touch it."""
 
 
+class StoreMismatchError(StoreExistsError):
+    """The store that is there was made from another slide or with other settings."""
+
+
 class NeighbourError(SimTripletError, ValueError):
     """A neighbour index is missing, stale or cannot be built as asked."""
 

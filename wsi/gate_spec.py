@@ -82,8 +82,7 @@ class GateSpec:
         """
         if self.features is None or self.min_similarity is None:
             return None
-        features = store.features(self.features)
-        return SimilarityGate(features, candidates, self.min_similarity, source=self._features_record(store))
+        return SimilarityGate(store.features(self.features), candidates, self.min_similarity)
 
     def record(self, store: TileStore, gates: list[PairGate]) -> dict[str, Any]:
         """Return what an index of this store remembers of the gates; equal records mean equal pairs."""

@@ -24,7 +24,6 @@ class SimilarityGate:
         features: (n, d) of each tile.
         candidates: the pairs that the quantile is of.
         quantile: in [0, 1).
-        source: what `record` says of the features.
 
     Raises:
         NeighbourError: if the features are not finite or not one a tile.
@@ -35,8 +34,6 @@ class SimilarityGate:
         features: npt.NDArray[np.float32],
         candidates: Adjacency,
         quantile: float,
-        *,
-        source: dict[str, Any] | None = None,
     ) -> None:
         if len(features) != len(candidates.indptr) - 1 or not np.isfinite(features).all():
             raise NeighbourError(
@@ -44,7 +41,7 @@ class SimilarityGate:
             )
         norms = np.linalg.norm(features, axis=1, keepdims=True)
         self._unit = features / np.where(norms > 0, norms, 1)
-        self._record = {"min_similarity": quantile, **(source or {})}
+        self._record = {"min_similarity": quantile}
         self.threshold = self._quantile(candidates, quantile)
 
     def record(self) -> dict[str, Any]:

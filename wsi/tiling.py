@@ -15,7 +15,7 @@ import shapely
 
 from simtriplet.wsi.annotation import label_tiles
 from simtriplet.wsi.codec import JpegCodec, make_codec
-from simtriplet.wsi.errors import SlideReadError, StoreExistsError, TissueError
+from simtriplet.wsi.errors import SlideReadError, StoreExistsError, StoreMismatchError, TissueError
 from simtriplet.wsi.geometry import centred_level_xy, plan_context
 from simtriplet.wsi.images import context_name
 from simtriplet.wsi.reach import exists
@@ -223,7 +223,8 @@ def kept_store(final: Path, existing: Existing, digest: str) -> TileStore | None
     """Return the finished store of the same request, None where tiles are to be made.
 
     Raises:
-        StoreExistsError: if a store is there and may not be touched, or is of another request.
+        StoreExistsError: if a store is there and may not be touched.
+        StoreMismatchError: if it is of another request.
         UnreachableError: if what is there is out of reach.
     """
     if not exists(final) or existing == "replace":
@@ -232,7 +233,7 @@ def kept_store(final: Path, existing: Existing, digest: str) -> TileStore | None
         raise StoreExistsError(f"store '{final}': exists already; pass --existing skip or --existing replace")
     store = TileStore(final)
     if store.attributes["tiling"].get("request") != digest:
-        raise StoreExistsError(
+        raise StoreMismatchError(
             f"store '{final}': was made from another slide or with other settings; pass --existing replace"
         )
     return store

@@ -149,3 +149,14 @@ def test_settings_of_pairs_read_back():
     settings = load_settings(overrides=['data.pair_weights=["tissue","similarity"]', "data.similarity_features=seen"])
     assert (settings.data.pair_weights, settings.data.similarity_features) == (("tissue", "similarity"), "seen")
     assert load_settings().data.pair_weights == ()
+
+
+def test_a_cohort_describes_the_features_that_it_has_weighed(store):
+    """Read once: each checkpoint of a run is described by them, and they may be replaced meanwhile."""
+    write_features(store, "seen", store.features("seen"), {"imported_from": "a.h5"})
+    similar = {"pair_weights": ["similarity"], "similarity_features": "seen"}
+    cohort = Cohort([type(store)(store.path)], neighbours="spatial", **similar)
+    before = cohort.describe()
+    write_features(store, "seen", store.features("seen") + 1, {"imported_from": "a.h5"})
+    assert cohort.describe() == before
+    assert Cohort([type(store)(store.path)], neighbours="spatial", **similar).describe() != before
